@@ -1,0 +1,1 @@
+"""Windows become probabilities, probabilities become events."""

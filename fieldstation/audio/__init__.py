@@ -1,0 +1,1 @@
+"""Microphone, files, windows: whatever is heard becomes AudioChunks, then Windows."""

@@ -1,0 +1,265 @@
+"""A model bundle: a folder that describes itself.
+
+    bundle.json    labels in logit order, sample rate, outputs, temperature, thresholds, card
+    encoder.onnx   waveform [batch, samples] -> logits [batch, labels] (+ embedding, mel)
+    golden.npz     an input and what the encoder must make of it
+    NOTICE         licence and sources of what it was trained on (free text)
+
+This module reads, checks and writes the folder; it runs nothing. `docs/bundle.md` has the fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldstation.records import Label, LabelKind
+
+SCHEMA = 1
+SHIPPED = Path(__file__).parent / "bundles"
+DEFAULT_NAME = "garden"
+ACTIVATIONS = ("softmax", "sigmoid")
+DEFAULT_TOLERANCE = {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}
+
+
+class BundleError(ValueError):
+    """The bundle cannot be used; the text says what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Names of the graph's outputs; None where a foreign bundle has none."""
+
+    logits: str = "logits"
+    embedding: str | None = "embedding"
+    mel: str | None = "mel"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Golden:
+    """An input and its expected outputs, from the machine that made the bundle."""
+
+    waveform: NDArray[np.float32]
+    """float32 [batch, samples]"""
+    logits: NDArray[np.float32]
+    """float32 [batch, labels]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checked bundle."""
+
+    path: Path
+    name: str
+    encoder_id: str
+    """First 16 hexadecimal digits of the sha256 of encoder.onnx"""
+    labels: tuple[Label, ...]
+    thresholds: tuple[float, ...]
+    """Per label, in 0..1"""
+    sample_rate: int
+    """Hertz"""
+    samples_per_window: int
+    outputs: Outputs = Outputs()
+    input: str = "waveform"
+    activation: str = "softmax"
+    temperature: float = 1.0
+    """Logits are divided by it"""
+    offsets: tuple[float, ...] = ()
+    """Added to the logits after the temperature; empty means none"""
+    generator_id: str | None = None
+    licence: str = "unknown"
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_TOLERANCE))
+    """Largest |Δlogit| of the golden check, per onnxruntime provider"""
+
+    @property
+    def encoder_path(self) -> Path:
+        """Return where the encoder's graph is."""
+        return self.path / "encoder.onnx"
+
+    @property
+    def window_s(self) -> float:
+        """Return the window's length in seconds."""
+        return self.samples_per_window / self.sample_rate
+
+    @property
+    def species(self) -> tuple[Label, ...]:
+        """Return the labels that can become events."""
+        return tuple(label for label in self.labels if label.kind is LabelKind.SPECIES)
+
+
+def find_bundle(name: str, state: Path | None = None) -> Path:
+    """Return the folder of a bundle named by path, or by name below the state or the package.
+
+    Raises:
+        BundleError: there is none.
+    """
+    places = [Path(name)] if os.sep in name or name in (".", "..") else []
+    if not places:
+        places = [*([state / "bundles" / name] if state else []), SHIPPED / name, Path(name)]
+    for place in places:
+        if (place / "bundle.json").is_file():
+            return place
+    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/bundle.json"))
+    raise BundleError(
+        f"model.bundle is {name!r}; no bundle.json in {', '.join(map(str, places))}: "
+        f"name a folder or one of {', '.join(shipped) or '(none shipped)'}"
+    )
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read and check a bundle's description; the graph itself is opened by the classifier.
+
+    Raises:
+        BundleError: a file is missing or damaged, or a field is wrong.
+    """
+    raw = _read_description(path)
+    if raw.get("schema") != SCHEMA:
+        raise BundleError(
+            f"{path}/bundle.json has schema {raw.get('schema')!r}; this fieldstation reads "
+            f"{SCHEMA}: update fieldstation or fetch the bundle again"
+        )
+    try:
+        labels = tuple(_label(entry) for entry in raw["labels"])
+        bundle = Bundle(
+            path=path,
+            name=str(raw["name"]),
+            encoder_id=str(raw["encoder_id"]),
+            generator_id=raw.get("generator_id"),
+            labels=labels,
+            thresholds=tuple(float(t) for t in raw["thresholds"]),
+            sample_rate=int(raw["sample_rate"]),
+            samples_per_window=int(raw["samples_per_window"]),
+            outputs=Outputs(**raw.get("outputs", {})),
+            input=str(raw.get("input", "waveform")),
+            activation=str(raw.get("activation", "softmax")),
+            temperature=float(raw.get("temperature", 1.0)),
+            offsets=tuple(float(o) for o in raw.get("offsets", ())),
+            licence=str(raw.get("licence", "unknown")),
+            trained_on=dict(raw.get("trained_on", {})),
+            metrics=dict(raw.get("metrics", {})),
+            tolerance={**DEFAULT_TOLERANCE, **raw.get("tolerance", {})},
+        )
+    except KeyError as error:
+        raise BundleError(f"{path}/bundle.json lacks {error}: fetch the bundle again") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path}/bundle.json is damaged: {error}: fetch it again") from error
+    _check(bundle)
+    return bundle
+
+
+def load_golden(bundle: Bundle) -> Golden:
+    """Read golden.npz.
+
+    Raises:
+        BundleError: missing, damaged, or of another shape than the bundle says.
+    """
+    path = bundle.path / "golden.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            golden = Golden(
+                np.asarray(arrays["waveform"], np.float32), np.asarray(arrays["logits"], np.float32)
+            )
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise BundleError(f"{path} is missing or damaged: {error}: fetch it again") from error
+    n = golden.waveform.shape[0]
+    if golden.waveform.shape != (n, bundle.samples_per_window) or golden.logits.shape != (
+        n,
+        len(bundle.labels),
+    ):
+        raise BundleError(
+            f"{path} holds {golden.waveform.shape} -> {golden.logits.shape}; the bundle says "
+            f"[n, {bundle.samples_per_window}] -> [n, {len(bundle.labels)}]: fetch it again"
+        )
+    return golden
+
+
+def save_bundle(bundle: Bundle, golden: Golden, notice: str) -> Bundle:
+    """Write bundle.json, golden.npz and NOTICE beside the encoder that `bundle.path` holds.
+
+    Returns:
+        the bundle with its `encoder_id` computed from the file.
+    """
+    encoder_id = hash_file(bundle.encoder_path)[:16]
+    described = {key: value for key, value in asdict(bundle).items() if key != "path"}
+    described |= {"schema": SCHEMA, "encoder_id": encoder_id}
+    np.savez_compressed(
+        bundle.path / "golden.npz",
+        waveform=np.asarray(golden.waveform, np.float32),
+        logits=np.asarray(golden.logits, np.float32),
+    )
+    (bundle.path / "NOTICE").write_text(notice.rstrip() + "\n", encoding="utf-8")
+    temporary = bundle.path / "bundle.json.tmp"
+    temporary.write_text(
+        json.dumps(described, indent=1, ensure_ascii=False, default=dict) + "\n", encoding="utf-8"
+    )
+    temporary.replace(bundle.path / "bundle.json")
+    return load_bundle(bundle.path)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"{path} is no bundle: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BundleError(f"{path}/bundle.json is damaged: {error}: fetch it again") from error
+    if not isinstance(raw, dict):
+        raise BundleError(f"{path}/bundle.json is damaged: not an object: fetch it again")
+    return raw
+
+
+def _label(entry: Mapping[str, Any]) -> Label:
+    kind = LabelKind(entry.get("kind", "species"))
+    return Label(str(entry["scientific_name"]), str(entry["common_name"]), kind)
+
+
+def _check(bundle: Bundle) -> None:
+    where = f"{bundle.path}/bundle.json"
+    n = len(bundle.labels)
+    names = [label.scientific_name for label in bundle.labels]
+    if n < 1 or len(set(names)) != n:
+        raise BundleError(f"{where}: labels must be named once each, at least one; there are {n}")
+    _check_lengths(where, n, {"thresholds": bundle.thresholds, "offsets": bundle.offsets or None})
+    if not all(0 <= t <= 1 for t in bundle.thresholds):
+        raise BundleError(f"{where}: thresholds must lie in 0..1, are {list(bundle.thresholds)}")
+    if not 1_000 <= bundle.sample_rate <= 384_000:
+        raise BundleError(f"{where}: sample_rate is {bundle.sample_rate}; 1000 to 384000 Hz")
+    if not 0.1 <= bundle.window_s <= 60:
+        raise BundleError(f"{where}: samples_per_window is {bundle.samples_per_window}; 0.1–60 s")
+    if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
+        raise BundleError(f"{where}: temperature is {bundle.temperature}; must be above 0")
+    if bundle.activation not in ACTIVATIONS:
+        raise BundleError(f"{where}: activation is {bundle.activation!r}; one of {ACTIVATIONS}")
+    if not bundle.encoder_path.is_file():
+        raise BundleError(f"{bundle.encoder_path} is missing: fetch the bundle again")
+    found = hash_file(bundle.encoder_path)[:16]
+    if found != bundle.encoder_id:
+        raise BundleError(
+            f"{bundle.encoder_path} hashes to {found}; bundle.json says {bundle.encoder_id}: "
+            "the file is damaged or was exchanged: fetch the bundle again"
+        )
+
+
+def _check_lengths(where: str, n: int, lists: Mapping[str, Sequence[float] | None]) -> None:
+    for name, values in lists.items():
+        if values is not None and len(values) != n:
+            raise BundleError(f"{where}: {len(values)} {name} for {n} labels")
+        if values is not None and not all(map(math.isfinite, values)):
+            raise BundleError(f"{where}: {name} holds a value that is not finite")

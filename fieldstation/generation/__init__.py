@@ -1,0 +1,1 @@
+"""Pictures from calls. Torch only when asked for."""

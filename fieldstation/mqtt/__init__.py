@@ -1,0 +1,1 @@
+"""The wire: messages, the connection, publisher, logger and the broker at home."""

@@ -1,0 +1,1 @@
+"""trainer: makes the weights that fieldstation runs. Imports fieldstation, never the reverse."""

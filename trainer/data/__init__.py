@@ -1,0 +1,1 @@
+"""Recordings, images, and their splits. Licences travel with the data."""

@@ -1,0 +1,1 @@
+"""The sound encoder: networks, losses, augmentation, profiles."""
