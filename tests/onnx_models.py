@@ -1,0 +1,162 @@
+"""Tiny real encoders for tests: an ONNX graph that names tones as birds, in milliseconds.
+
+    bundle = make_tone_bundle(tmp_path / "tones")           # 2 kHz: Chaffinch, 4 kHz: Great Tit
+    samples = tone(2_000, seconds=3, sample_rate=bundle.sample_rate)
+
+The graph measures the energy at each label's frequency in frames of 512 samples and compares the
+window's mean with that of a tone of amplitude 0.03: louder is the label, quieter is not. A tone
+of the default amplitude need cover only a fifth of a window to be named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from fieldstation.bundle import Bundle, Golden, Outputs, save_bundle
+from fieldstation.records import Label, LabelKind
+
+TONES: Mapping[str, float] = {"Fringilla coelebs": 2_000.0, "Parus major": 4_000.0}
+"""Hertz per scientific name"""
+COMMON_NAMES = {"Fringilla coelebs": "Chaffinch", "Parus major": "Great Tit"}
+NO_BIRD = Label("no bird", "no bird", LabelKind.NO_BIRD)
+FRAME = 512
+REFERENCE_ENERGY = 1e-3
+"""Mean frame energy (amplitude squared) at which a label is as likely as not"""
+SLOPE = 2.0
+FLOOR = 1e-8
+
+
+def tone(
+    frequency: float, seconds: float, sample_rate: int = 22_050, amplitude: float = 0.2
+) -> NDArray[np.float32]:
+    """Return a sine as float32 [n]."""
+    t = np.arange(round(seconds * sample_rate)) / sample_rate
+    return (amplitude * np.sin(2 * np.pi * frequency * t)).astype(np.float32)
+
+
+def make_tone_bundle(
+    folder: Path,
+    frequencies: Mapping[str, float] = TONES,
+    sample_rate: int = 22_050,
+    samples: int = 22_050,
+    activation: str = "softmax",
+    threshold: float = 0.5,
+    batch: int | None = None,
+    extras: bool = True,
+) -> Bundle:
+    """Write a bundle whose encoder hears tones; the last label is `no bird`.
+
+    Args:
+        folder: is made; its name is the bundle's.
+        frequencies: hertz per scientific name, at least 200 Hz apart.
+        samples: per window.
+        activation: `softmax` names one tone at a time, `sigmoid` several at once (and then
+            `no bird` is always at one half).
+        batch: a number freezes the graph's batch; None leaves it open.
+        extras: whether the graph has the outputs `embedding` and `mel`.
+    """
+    folder.mkdir(parents=True)
+    graph = tone_encoder(frequencies, sample_rate, samples, batch, extras)
+    onnx.save(graph, folder / "encoder.onnx")
+    labels = [Label(name, COMMON_NAMES.get(name, name)) for name in frequencies]
+    bundle = Bundle(
+        path=folder,
+        name=folder.name,
+        encoder_id="",
+        labels=(*labels, NO_BIRD),
+        thresholds=(threshold,) * (len(labels) + 1),
+        sample_rate=sample_rate,
+        samples_per_window=samples,
+        outputs=Outputs() if extras else Outputs(embedding=None, mel=None),
+        activation=activation,
+        licence="CC0-1.0",
+        trained_on={"data": "none: the graph was written by hand"},
+    )
+    return save_bundle(bundle, _golden(bundle, frequencies), "Made by a test.")
+
+
+def tone_encoder(
+    frequencies: Mapping[str, float],
+    sample_rate: int,
+    samples: int,
+    batch: int | None = None,
+    extras: bool = True,
+) -> Any:
+    """Return the ONNX model: waveform [batch, samples] -> logits [batch, tones + 1]."""
+    n, n_tones = batch or "batch", len(frequencies)
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [n, n_tones + 1])]
+    if extras:
+        frames = samples // FRAME
+        outputs += [
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [n, 512]),
+            helper.make_tensor_value_info("mel", TensorProto.FLOAT, [n, n_tones, frames]),
+        ]
+    graph = helper.make_graph(
+        _nodes(extras),
+        "tones",
+        [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [n, samples])],
+        outputs,
+        [
+            numpy_helper.from_array(array, name)
+            for name, array in _weights(list(frequencies.values()), sample_rate).items()
+            if extras or name != "to_embedding"
+        ],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _nodes(extras: bool) -> list[Any]:
+    """Return the graph: Hann-windowed sines and cosines, squared, summed, averaged, compared."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["waveform", "channel_axis"], ["framed"]),
+        helper.make_node("Conv", ["framed", "waves"], ["parts"], strides=[FRAME]),
+        helper.make_node("Mul", ["parts", "parts"], ["squares"]),
+        helper.make_node("MatMul", ["pairs", "squares"], ["energy"]),
+        helper.make_node("ReduceMean", ["energy"], ["mean"], axes=[2], keepdims=0),
+        helper.make_node("Add", ["mean", "floor"], ["floored"]),
+        helper.make_node("Div", ["floored", "reference"], ["ratio"]),
+        helper.make_node("Log", ["ratio"], ["log_ratio"]),
+        helper.make_node("Gemm", ["log_ratio", "to_logits"], ["logits"]),
+    ]
+    if extras:
+        nodes += [
+            helper.make_node("MatMul", ["log_ratio", "to_embedding"], ["embedding"]),
+            helper.make_node("Identity", ["energy"], ["mel"]),
+        ]
+    return nodes
+
+
+def _weights(frequencies: list[float], sample_rate: int) -> dict[str, NDArray[Any]]:
+    n_tones = len(frequencies)
+    hann = np.hanning(FRAME + 1)[:-1]
+    phase = 2 * np.pi * np.outer(frequencies, np.arange(FRAME)) / sample_rate
+    waves = np.stack([np.sin(phase), np.cos(phase)], axis=1) * (2 * hann / hann.sum())
+    return {
+        "channel_axis": np.array([1], np.int64),
+        "waves": waves.reshape(2 * n_tones, 1, FRAME).astype(np.float32),
+        "pairs": np.kron(np.eye(n_tones), np.ones(2)).astype(np.float32),
+        "floor": np.float32(FLOOR).reshape(1),
+        "reference": np.float32(REFERENCE_ENERGY).reshape(1),
+        "to_logits": (SLOPE * np.eye(n_tones, n_tones + 1)).astype(np.float32),
+        "to_embedding": np.random.default_rng(0).normal(size=(n_tones, 512)).astype(np.float32),
+    }
+
+
+def _golden(bundle: Bundle, frequencies: Mapping[str, float]) -> Golden:
+    """Return every tone once and silence, with what onnxruntime makes of them."""
+    rows = [tone(f, bundle.window_s, bundle.sample_rate) for f in frequencies.values()]
+    rows.append(np.zeros(bundle.samples_per_window, np.float32))
+    session = onnxruntime.InferenceSession(bundle.encoder_path, providers=["CPUExecutionProvider"])
+    logits = [session.run(["logits"], {"waveform": row[None]})[0] for row in rows]
+    return Golden(np.stack(rows), np.concatenate(logits))
