@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldstation.errors import MendableError
 from fieldstation.records import Label, LabelKind
 
 SCHEMA = 1
@@ -31,7 +32,7 @@ ACTIVATIONS = ("softmax", "sigmoid")
 DEFAULT_TOLERANCE = {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}
 
 
-class BundleError(ValueError):
+class BundleError(MendableError):
     """The bundle cannot be used; the text says what is wrong and what to do."""
 
 

@@ -196,7 +196,7 @@ class Interval:
     """By the monotonic clock; of a clock step, wall minus monotonic (signed)"""
     state: Hearing
     cause: str = ""
-    """`stopped`, `starting`, `microphone`, `overflow`, `asleep`, `behind`, `disk`; empty if heard"""
+    """stopped, starting, microphone, overflow, asleep, behind or disk; empty where heard"""
 
 
 @dataclass(frozen=True, slots=True)
