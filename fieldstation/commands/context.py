@@ -1,0 +1,68 @@
+"""Options that most commands share, and the settings and state folder they lead to."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fieldstation import config
+from fieldstation.config import ConfigError, Settings
+from fieldstation.records import Place, StationIdentity
+from fieldstation.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a command works on."""
+
+    settings: Settings
+    state: State
+    config_path: Path | None
+
+    def identity(self, name: str | None = None) -> StationIdentity:
+        """Return who this station is, making its key at the first call."""
+        station = self.settings.station
+        place = Place(station.place or None, station.latitude, station.longitude)
+        return StationIdentity(name or station.name, self.state.key(), station.timezone, place)
+
+    def log_url(self) -> str:
+        """Return the SQLAlchemy url of this station's log."""
+        return self.state.log_url(self.settings.log.database)
+
+
+def add_context_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --config and --state."""
+    group = parser.add_argument_group("where")
+    group.add_argument(
+        "--config", metavar="FILE", help="settings (TOML); default: the state folder's or /etc's"
+    )
+    group.add_argument(
+        "--state", metavar="FOLDER", help="state folder; default: the service's or your own"
+    )
+
+
+def load_context(args: argparse.Namespace, say: bool = True) -> Context:
+    """Find the state folder and read the settings; say on stderr which folder it is.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+    """
+    folder = config.find_state(args.state)
+    path = config.find_config(args.config, folder)
+    if say:
+        print(f"state {folder}{f', settings {path}' if path else ''}", file=sys.stderr)
+    return Context(config.load(path), State(folder), path)
+
+
+def with_database(context: Context, url: str | None) -> Context:
+    """Return the context with another log, where one is named."""
+    if url is None:
+        return context
+    if "://" not in url:
+        raise ConfigError(
+            f"--database is {url!r}; it must be a SQLAlchemy url: sqlite:///{url} or postgresql://…"
+        )
+    log = replace(context.settings.log, database=url)
+    return replace(context, settings=replace(context.settings, log=log))

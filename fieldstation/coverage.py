@@ -1,0 +1,130 @@
+"""The coverage ledger: what was heard, and what was not and why.
+
+Live, every moment of a run belongs to exactly one interval, so that their durations sum to the
+run's monotonic time; instants come from the wall clock, and a step of it is a row of its own.
+From files, an interval is what a file holds, at the file's own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from fieldstation.clock import US_PER_S, Clock
+from fieldstation.records import AudioChunk, Hearing, Interval
+
+CLOCK_STEP_S = 1.0
+"""A wall clock that moves this far against the monotonic one was set, not slewed"""
+SAME_FILE_SLACK_US = 2_000
+"""Rounding between chunks of one recording"""
+
+Sink = Callable[[Interval], None]
+
+
+class Ledger:
+    """Turns chunks and waits of a live source into intervals.
+
+    `sink` receives an interval whenever it begins, grows or ends; one with the same
+    `started_at` replaces the one before it.
+    """
+
+    def __init__(self, run_id: str, clock: Clock, sink: Sink, heartbeat_s: float = 5.0) -> None:
+        self._run_id = run_id
+        self._clock = clock
+        self._sink = sink
+        self._heartbeat_s = heartbeat_s
+        self._cursor = clock.monotonic()
+        self._wall_offset = clock.wall() - round(self._cursor * US_PER_S)
+        self._told = self._cursor
+        self._open = Interval(run_id, clock.wall(), 0.0, Hearing.LOST, "starting")
+
+    @property
+    def open(self) -> Interval:
+        """Return the interval that is growing."""
+        return self._open
+
+    def was_stopped(self, since: int) -> None:
+        """Record that no run heard from `since` until now, by the wall clock."""
+        stopped_s = (self._open.started_at - since) / US_PER_S
+        if stopped_s > 0:
+            self._sink(Interval(self._run_id, since, stopped_s, Hearing.LOST, "stopped"))
+
+    def heard(self, chunk: AudioChunk) -> None:
+        """Count the time up to now as heard, less the chunk's gap."""
+        now = self._clock.monotonic()
+        if chunk.gap:
+            unheard_s = now - self._cursor - chunk.samples.size / chunk.sample_rate
+            gap_s = min(chunk.gap / chunk.sample_rate, max(0.0, unheard_s))
+            self._advance(self._cursor + gap_s, Hearing.LOST, chunk.cause or "overflow")
+        self._advance(now, Hearing.HEARD, "")
+
+    def waited(self, cause: str) -> None:
+        """Count the time up to now as lost."""
+        self._advance(self._clock.monotonic(), Hearing.LOST, cause)
+
+    def close(self) -> None:
+        """Tell the sink the last interval, grown to now."""
+        self._advance(self._clock.monotonic(), self._open.state, self._open.cause)
+        self._tell()
+
+    def _advance(self, until: float, state: Hearing, cause: str) -> None:
+        """Give the time from the cursor to `until` (monotonic seconds) to one state."""
+        self._notice_clock_step()
+        if (state, cause) != (self._open.state, self._open.cause):
+            self._tell()
+            started_at = self._wall_offset + round(self._cursor * US_PER_S)
+            # Two intervals may not share a start: it is half of their key.
+            started_at = max(started_at, self._open.started_at + 1)
+            self._open = Interval(self._run_id, started_at, 0.0, state, cause)
+            self._told = self._cursor - self._heartbeat_s
+        self._open = replace(self._open, duration_s=self._open.duration_s + until - self._cursor)
+        self._cursor = until
+        if self._cursor - self._told >= self._heartbeat_s:
+            self._tell()
+
+    def _notice_clock_step(self) -> None:
+        now = self._clock.wall()
+        offset = now - round(self._clock.monotonic() * US_PER_S)
+        step_s = (offset - self._wall_offset) / US_PER_S
+        if abs(step_s) > CLOCK_STEP_S:
+            self._sink(Interval(self._run_id, now, step_s, Hearing.CLOCK_STEP, "clock"))
+            self._wall_offset = offset
+            # A new interval, named by the new time; the old one keeps its own.
+            self._tell()
+            started_at = offset + round(self._cursor * US_PER_S)
+            self._open = replace(self._open, started_at=started_at, duration_s=0.0)
+
+    def _tell(self) -> None:
+        self._told = self._cursor
+        if self._open.duration_s > 0:
+            self._sink(self._open)
+
+
+class FileLedger:
+    """Turns a file source's chunks into intervals at the recordings' own time."""
+
+    def __init__(self, run_id: str, sink: Sink) -> None:
+        self._run_id = run_id
+        self._sink = sink
+        self._open: Interval | None = None
+
+    def heard(self, chunk: AudioChunk) -> None:
+        """Append a chunk to its recording's interval, or begin a new one."""
+        duration_s = chunk.samples.size / chunk.sample_rate
+        if self._open is not None and not chunk.gap:
+            ended_at = self._open.started_at + round(self._open.duration_s * US_PER_S)
+            if abs(chunk.captured_at - ended_at) <= SAME_FILE_SLACK_US:
+                grown_s = self._open.duration_s + duration_s
+                self._open = replace(self._open, duration_s=grown_s)
+                return
+        self.close()
+        self._open = Interval(self._run_id, chunk.captured_at, duration_s, Hearing.HEARD)
+
+    def waited(self, cause: str) -> None:
+        """Do nothing: a file never keeps its reader waiting."""
+
+    def close(self) -> None:
+        """Tell the sink the interval that was growing."""
+        if self._open is not None:
+            self._sink(self._open)
+        self._open = None

@@ -1,0 +1,173 @@
+"""The state folder: what a station keeps between runs, and the lock that makes it one station.
+
+station.key   random, made at the first start; who this station is, whatever its name
+station.db    events, outbox, coverage          log.db     the log (unless configured away)
+clips/        recordings of events              backups/   nightly copies
+broker/       the embedded broker's own         bundles/   models added by hand
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fieldstation.errors import MendableError
+
+
+class StateError(MendableError):
+    """The state folder cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Paths below one folder; nothing is made until `prepare`."""
+
+    folder: Path
+
+    @property
+    def station_db(self) -> Path:
+        """Return the running station's own database."""
+        return self.folder / "station.db"
+
+    @property
+    def log_db(self) -> Path:
+        """Return the log, where the configuration names no other."""
+        return self.folder / "log.db"
+
+    @property
+    def clips(self) -> Path:
+        """Return the folder of recordings."""
+        return self.folder / "clips"
+
+    @property
+    def backups(self) -> Path:
+        """Return the folder of nightly copies."""
+        return self.folder / "backups"
+
+    @property
+    def broker(self) -> Path:
+        """Return the embedded broker's folder."""
+        return self.folder / "broker"
+
+    @property
+    def health(self) -> Path:
+        """Return the file that the running station renews every minute."""
+        return self.folder / "health.json"
+
+    def log_url(self, database: str) -> str:
+        """Return the SQLAlchemy url of the log: the one given, else SQLite in this folder."""
+        return database or f"sqlite:///{self.log_db}"
+
+    def prepare(self) -> None:
+        """Make the folder, readable by the group, and see that it can be written.
+
+        Raises:
+            StateError: it cannot.
+        """
+        try:
+            self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            probe = self.folder / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StateError(
+                f"state folder {self.folder} cannot be written: {error.strerror}: "
+                "name another with --state, or give this one to your user"
+            ) from error
+
+    def key(self) -> str:
+        """Return the station's key, made at the first call.
+
+        Raises:
+            StateError: the file is damaged.
+        """
+        path = self.folder / "station.key"
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w") as file:
+                file.write(secrets.token_hex(8) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            pass
+        key = path.read_text(encoding="ascii", errors="replace").strip()
+        if len(key) != 16 or not set(key) <= set("0123456789abcdef"):
+            raise StateError(
+                f"{path} is damaged ({key[:20]!r}): put it back from a backup, or remove it and "
+                "the station counts as a new one"
+            )
+        return key
+
+    def lock(self) -> Lock:
+        """Return the lock that one running station holds.
+
+        Raises:
+            StateError: another process holds it.
+        """
+        return Lock(self.folder)
+
+    def write_health(self, values: Mapping[str, Any]) -> None:
+        """Renew the health file in one step."""
+        temporary = self.health.with_suffix(".tmp")
+        temporary.write_text(json.dumps(values), encoding="utf-8")
+        temporary.replace(self.health)
+
+    def read_health(self) -> dict[str, Any]:
+        """Return what the running station last said of itself; empty where it said nothing."""
+        try:
+            values = json.loads(self.health.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def holder(self) -> int | None:
+        """Return the process id of the station that runs on this folder, or None."""
+        try:
+            with self.lock():
+                return None
+        except StateError:
+            return Lock.holder_of(self.folder)
+
+
+class Lock:
+    """An advisory lock that dies with its process; the file holds the process id."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "station.lock"
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        except OSError as error:
+            raise StateError(f"{path}: {error.strerror}: give the folder to your user") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise StateError(
+                f"a station (process {self.holder_of(folder)}) already runs on {folder}: stop it, "
+                "or give this one its own folder with --state"
+            ) from error
+        os.ftruncate(self._file, 0)
+        os.write(self._file, f"{os.getpid()}\n".encode())
+
+    @staticmethod
+    def holder_of(folder: Path) -> int | None:
+        """Return the process id that the lock file names."""
+        try:
+            return int((folder / "station.lock").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+
+    def release(self) -> None:
+        """Let the next station in."""
+        os.close(self._file)
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,111 @@
+"""Settings: what is read, and what is refused in one line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fieldstation import config
+from fieldstation.config import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "fieldstation.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_run_without_a_file() -> None:
+    """No file and no environment give a whole station, named after the host."""
+    settings = config.load(None, {})
+    assert settings.mqtt.url == "embedded"
+    assert settings.station.name
+    assert settings.station.timezone
+
+
+def test_a_file_is_laid_over_the_defaults_and_the_environment_over_the_file(tmp_path: Path) -> None:
+    """The order is default, file, environment."""
+    path = write(tmp_path, '[station]\nname = "wood"\n[events]\nmax_event_s = 12\n')
+    settings = config.load(
+        path, {"FIELDSTATION_STATION_NAME": "hedge", "FIELDSTATION_MODEL_THREADS": "2"}
+    )
+    assert settings.station.name == "hedge"
+    assert settings.events.max_event_s == 12.0
+    assert settings.model.threads == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[station]\nnaem = 1", r"unknown setting station\.naem: the nearest is station\.name"),
+        ("[sttion]\nname = 'a'", r"unknown section sttion: the nearest is station"),
+        ("[model]\nthreads = 0", r"model\.threads is 0; .*1 to 64"),
+        ("[model]\nthreads = '2'", r"model\.threads is '2'; .*whole number"),
+        ("[model]\nthreads = true", r"model\.threads is True"),
+        ("[events]\nmax_event_s = nan", r"events\.max_event_s is nan"),
+        ("[model]\nprovider = 'gpu'", r"model\.provider is 'gpu'; one of auto, cpu, cuda"),
+        ("[model]\nthresholds = {a = 2}", r"'a' is 2; a probability"),
+        ("[schedule]\nbackup_at = '25:00'", r"'25:00': not a time of day"),
+        ("[schedule]\nrecording = 'sunrise..moon'", "not recording hours"),
+        ("[schedule]\nrecording = 'sunrise..sunset'", "station.latitude"),
+        ("[station]\ntimezone = 'Mars/Base'", "no IANA time zone"),
+        ("[station]\nname = 'a/b'", "not a station name"),
+        ("[mqtt]\nurl = 'http://x'", "not a broker"),
+        ("[mqtt]\nurl = 'mqtt://a:secret@x'", "password_file"),
+        ("clips = 3", "it must be a section"),
+        ("[station", "not valid TOML"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_value_and_mend(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    """Every refusal is one line that tells the setting and what it must be."""
+    with pytest.raises(ConfigError, match=said) as refusal:
+        config.load(write(tmp_path, text), {})
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_password_in_a_refused_url_is_the_users_own_text_only(tmp_path: Path) -> None:
+    """An unknown variable with our prefix and section is refused by name."""
+    with pytest.raises(ConfigError, match=r"FIELDSTATION_MQTT_URI.*mqtt\.url"):
+        config.load(None, {"FIELDSTATION_MQTT_URI": "mqtt://x"})
+
+
+def test_clips_are_turned_off_in_one_line(tmp_path: Path) -> None:
+    """`clips = false` needs no section."""
+    assert not config.load(write(tmp_path, "clips = false"), {}).clips.enabled
+
+
+def test_the_example_holds_every_setting_and_uncommented_it_parses(tmp_path: Path) -> None:
+    """Removing every # from the example gives a file that is read without complaint."""
+    uncommented = re.sub(r"(?m)^#(\w+ = )", r"\1", config.example())
+    settings = config.load(write(tmp_path, uncommented), {})
+    assert settings.schedule.backups_kept == config.Settings().schedule.backups_kept
+    assert len(tomllib.loads(uncommented)) == 8
+
+
+def test_the_password_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
+    """The environment goes first; a file is read without its line end."""
+    secret = tmp_path / "password"
+    secret.write_text("s3cret\n")
+    settings = config.MqttSettings(password_file=str(secret))
+    assert config.read_password(settings, {}) == "s3cret"
+    assert config.read_password(settings, {"FIELDSTATION_MQTT_PASSWORD": "other"}) == "other"
+    with pytest.raises(ConfigError, match=r"password_file.*No such file"):
+        config.read_password(config.MqttSettings(password_file=str(tmp_path / "none")), {})
+
+
+def test_the_state_folder_is_the_first_that_is_told(tmp_path: Path) -> None:
+    """`--state`, then $STATE_DIRECTORY, then XDG."""
+    told = {"STATE_DIRECTORY": "/var/lib/x", "XDG_STATE_HOME": str(tmp_path)}
+    assert config.find_state("/a", told) == Path("/a")
+    assert config.find_state(None, told) == Path("/var/lib/x")
+
+
+def test_a_named_configuration_must_exist(tmp_path: Path) -> None:
+    """A typing error in --config is not answered with the defaults."""
+    with pytest.raises(ConfigError, match="no such file"):
+        config.find_config(str(tmp_path / "none.toml"), tmp_path)

@@ -1,0 +1,133 @@
+"""The coverage ledger adds up, whatever happens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fieldstation.coverage import FileLedger, Ledger
+from fieldstation.records import AudioChunk, Hearing, Interval
+from tests.fakes import FakeClock
+
+RATE = 1_000
+
+
+def chunk(seconds: float, gap_s: float = 0.0, captured_at: int = 0, cause: str = "") -> AudioChunk:
+    samples = np.zeros(round(seconds * RATE), np.float32)
+    return AudioChunk(samples, RATE, captured_at, round(gap_s * RATE), cause)
+
+
+class Book:
+    """Keeps the newest of the intervals with one start, as the database does."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[int, Hearing], Interval] = {}
+
+    def __call__(self, interval: Interval) -> None:
+        is_step = interval.state is Hearing.CLOCK_STEP
+        self.rows[interval.started_at, Hearing.CLOCK_STEP if is_step else Hearing.HEARD] = interval
+
+    def total_s(self) -> float:
+        return sum(
+            i.duration_s
+            for i in self.rows.values()
+            if i.state is not Hearing.CLOCK_STEP and i.cause != "stopped"
+        )
+
+    def by_cause(self) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for i in self.rows.values():
+            sums[i.cause or i.state] = sums.get(i.cause or i.state, 0.0) + i.duration_s
+        return sums
+
+
+def test_a_gap_is_lost_and_the_rest_is_heard() -> None:
+    """Starting, hearing, an overflow of two seconds, a microphone that goes: each has its time."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book)
+    clock.advance(1)
+    ledger.waited("starting")
+    for _ in range(10):
+        clock.advance(1)
+        ledger.heard(chunk(1))
+    clock.advance(3)
+    ledger.heard(chunk(1, gap_s=2, cause="overflow"))
+    clock.advance(4)
+    ledger.waited("microphone")
+    ledger.close()
+    assert book.by_cause() == pytest.approx(
+        {"starting": 1, "heard": 11, "overflow": 2, "microphone": 4}
+    )
+
+
+def test_a_clock_step_is_a_row_of_its_own_and_no_interval_is_negative() -> None:
+    """Setting the clock back an hour changes no duration and no order."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book)
+    for step in (0, -3600, 0, 7200):
+        clock.step(step)
+        clock.advance(5)
+        ledger.heard(chunk(5))
+    ledger.close()
+    steps = [i for i in book.rows.values() if i.state is Hearing.CLOCK_STEP]
+    assert [round(i.duration_s) for i in steps] == [-3600, 7200]
+    assert book.total_s() == pytest.approx(20)
+    assert all(i.duration_s >= 0 for i in book.rows.values() if i.state is not Hearing.CLOCK_STEP)
+
+
+def test_the_time_between_runs_is_stopped_by_the_wall_clock() -> None:
+    """What no run heard is told by the next one."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book)
+    ledger.was_stopped(since=clock.wall() - 90_000_000)
+    ledger.was_stopped(since=clock.wall() + 5)
+    assert book.by_cause() == {"stopped": 90.0}
+
+
+def test_an_open_interval_is_told_every_heartbeat() -> None:
+    """A kill loses no more than the heartbeat."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book, heartbeat_s=5)
+    for _ in range(17):
+        clock.advance(1)
+        ledger.heard(chunk(1))
+    assert book.total_s() >= 17 - 5
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["heard", "gap", "wait", "step"]),
+            st.floats(0.01, 100, allow_nan=False),
+        ),
+        max_size=40,
+    )
+)
+def test_intervals_sum_to_the_monotonic_time(happenings: list[tuple[str, float]]) -> None:
+    """Whatever comes in whatever order, no moment is counted twice or forgotten."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book)
+    began = clock.monotonic()
+    for what, seconds in happenings:
+        if what == "step":
+            clock.step(seconds if round(seconds * 10) % 2 else -seconds)
+            continue
+        clock.advance(seconds)
+        if what == "wait":
+            ledger.waited("microphone")
+        else:
+            ledger.heard(chunk(seconds / 2, gap_s=seconds if what == "gap" else 0))
+    ledger.close()
+    assert book.total_s() == pytest.approx(clock.monotonic() - began, abs=1e-6)
+
+
+def test_a_files_intervals_stand_at_the_recordings_own_time() -> None:
+    """Chunks of one recording are one interval; another recording is another."""
+    told: list[Interval] = []
+    ledger = FileLedger("run", told.append)
+    for captured_at in (0, 1_000_000, 2_000_000, 60_000_000):
+        ledger.heard(chunk(1, captured_at=captured_at))
+    ledger.close()
+    assert [(i.started_at, i.duration_s) for i in told] == [(0, 3.0), (60_000_000, 1.0)]

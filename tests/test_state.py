@@ -1,0 +1,62 @@
+"""The state folder: one key, one station."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fieldstation.state import State, StateError
+
+
+def test_the_key_is_made_once(tmp_path: Path) -> None:
+    """The first call makes it, every later one reads it."""
+    state = State(tmp_path)
+    key = state.key()
+    assert key == state.key() == (tmp_path / "station.key").read_text().strip()
+    assert len(key) == 16
+
+
+def test_a_damaged_key_is_not_silently_replaced(tmp_path: Path) -> None:
+    """Another key would be another station."""
+    (tmp_path / "station.key").write_text("zz")
+    with pytest.raises(StateError, match="damaged"):
+        State(tmp_path).key()
+
+
+def test_one_station_per_folder_and_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
+    """A second station is refused with the first one's process id; after a kill it may run."""
+    code = (
+        "from pathlib import Path; from fieldstation.state import State; import sys, time;"
+        f"lock = State(Path({str(tmp_path)!r})).lock(); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        state = State(tmp_path)
+        with pytest.raises(StateError, match=rf"process {holder.pid}"):
+            state.lock()
+        assert state.holder() == holder.pid
+        holder.kill()
+    with state.lock():
+        pass
+    assert state.holder() is None
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """The text names the folder and the mend."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match=r"file/state cannot be written: .*--state"):
+        State(tmp_path / "file" / "state").prepare()
+
+
+def test_health_is_read_as_it_was_written_and_a_torn_file_is_nothing(tmp_path: Path) -> None:
+    """`check` reads what the running station last said."""
+    state = State(tmp_path)
+    assert state.read_health() == {}
+    state.write_health({"n_waiting": 3})
+    assert state.read_health() == {"n_waiting": 3}
+    state.health.write_text('{"n_wai')
+    assert state.read_health() == {}
