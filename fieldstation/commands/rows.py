@@ -1,0 +1,118 @@
+"""Rows on standard output: a table for people, JSON lines, CSV or Parquet for programs."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TextIO
+
+from fieldstation.errors import MendableError
+
+Row = Mapping[str, object]
+FORMATS = ("table", "jsonl", "csv", "parquet")
+MEASURED_ROWS = 1_000
+"""Column widths come from this many rows, so that a long answer still streams"""
+PARQUET_BATCH = 10_000
+
+
+class RowsError(MendableError):
+    """The rows cannot be written in the form asked for."""
+
+
+def add_format_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --format and --output."""
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+
+
+def write_rows(
+    rows: Iterable[Row], columns: Sequence[str], form: str, output: str | None = None
+) -> int:
+    """Write the rows; return how many.
+
+    Args:
+        columns: which, in this order; a row without one leaves it empty.
+        form: one of `FORMATS`.
+
+    Raises:
+        RowsError: Parquet to a terminal or without pyarrow; a file that cannot be written.
+    """
+    if form == "parquet":
+        return _write_parquet(rows, columns, output)
+    try:
+        file = open(output, "w", encoding="utf-8", newline="") if output else sys.stdout
+    except OSError as error:
+        raise RowsError(f"--output is {output!r}: {error.strerror}") from error
+    try:
+        return _WRITERS[form](rows, columns, file)
+    finally:
+        if file is not sys.stdout:
+            file.close()
+
+
+def _write_table(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> int:
+    texts = ([_text(row.get(column)) for column in columns] for row in rows)
+    first = list(itertools.islice(texts, MEASURED_ROWS))
+    widths = [max([len(c), *(len(row[i]) for row in first)]) for i, c in enumerate(columns)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(
+            cell.ljust(width) for cell, width in zip(cells, widths, strict=True)
+        ).rstrip()
+
+    print(line(columns), file=file)
+    n = 0
+    for n, row in enumerate(itertools.chain(first, texts), 1):
+        print(line(row), file=file)
+    return n
+
+
+def _write_jsonl(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> int:
+    n = 0
+    for n, row in enumerate(rows, 1):
+        print(json.dumps({c: row.get(c) for c in columns}, ensure_ascii=False), file=file)
+    return n
+
+
+def _write_csv(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> int:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    n = 0
+    for n, row in enumerate(rows, 1):
+        writer.writerow(["" if row.get(c) is None else row.get(c) for c in columns])
+    return n
+
+
+def _write_parquet(rows: Iterable[Row], columns: Sequence[str], output: str | None) -> int:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise RowsError(
+            "--format parquet needs pyarrow: pip install 'fieldstation[parquet]'"
+        ) from error
+    if output is None:
+        raise RowsError("--format parquet needs a file: add --output FILE")
+    table = pa.Table.from_pylist([{c: row.get(c) for c in columns} for row in rows])
+    try:
+        pq.write_table(table, output, row_group_size=PARQUET_BATCH)
+    except OSError as error:
+        raise RowsError(f"--output is {output!r}: {error.strerror or error}") from error
+    return int(table.num_rows)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+_WRITERS: dict[str, Callable[[Iterable[Row], Sequence[str], TextIO], int]] = {
+    "table": _write_table,
+    "jsonl": _write_jsonl,
+    "csv": _write_csv,
+}
