@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import itertools
 import json
@@ -41,20 +42,22 @@ def write_rows(
     Raises:
         RowsError: Parquet to a terminal or without pyarrow; a file that cannot be written.
     """
+    tally = itertools.count()
+    counted = (row for row, _ in zip(rows, tally, strict=False))
     if form == "parquet":
-        return _write_parquet(rows, columns, output)
+        _write_parquet(counted, columns, output)
+        return next(tally)
     try:
-        file = open(output, "w", encoding="utf-8", newline="") if output else sys.stdout
+        with open(output, "w", encoding="utf-8", newline="") if output else _stdout() as file:
+            _WRITERS[form](counted, columns, file)
     except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
         raise RowsError(f"--output is {output!r}: {error.strerror}") from error
-    try:
-        return _WRITERS[form](rows, columns, file)
-    finally:
-        if file is not sys.stdout:
-            file.close()
+    return next(tally)
 
 
-def _write_table(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> int:
+def _write_table(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> None:
     texts = ([_text(row.get(column)) for column in columns] for row in rows)
     first = list(itertools.islice(texts, MEASURED_ROWS))
     widths = [max([len(c), *(len(row[i]) for row in first)]) for i, c in enumerate(columns)]
@@ -65,29 +68,23 @@ def _write_table(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> i
         ).rstrip()
 
     print(line(columns), file=file)
-    n = 0
-    for n, row in enumerate(itertools.chain(first, texts), 1):
+    for row in itertools.chain(first, texts):
         print(line(row), file=file)
-    return n
 
 
-def _write_jsonl(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> int:
-    n = 0
-    for n, row in enumerate(rows, 1):
+def _write_jsonl(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> None:
+    for row in rows:
         print(json.dumps({c: row.get(c) for c in columns}, ensure_ascii=False), file=file)
-    return n
 
 
-def _write_csv(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> int:
+def _write_csv(rows: Iterable[Row], columns: Sequence[str], file: TextIO) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
-    n = 0
-    for n, row in enumerate(rows, 1):
+    for row in rows:
         writer.writerow(["" if row.get(c) is None else row.get(c) for c in columns])
-    return n
 
 
-def _write_parquet(rows: Iterable[Row], columns: Sequence[str], output: str | None) -> int:
+def _write_parquet(rows: Iterable[Row], columns: Sequence[str], output: str | None) -> None:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -102,7 +99,10 @@ def _write_parquet(rows: Iterable[Row], columns: Sequence[str], output: str | No
         pq.write_table(table, output, row_group_size=PARQUET_BATCH)
     except OSError as error:
         raise RowsError(f"--output is {output!r}: {error.strerror or error}") from error
-    return int(table.num_rows)
+
+
+def _stdout() -> contextlib.AbstractContextManager[TextIO]:
+    return contextlib.nullcontext(sys.stdout)
 
 
 def _text(value: object) -> str:
@@ -111,7 +111,7 @@ def _text(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-_WRITERS: dict[str, Callable[[Iterable[Row], Sequence[str], TextIO], int]] = {
+_WRITERS: dict[str, Callable[[Iterable[Row], Sequence[str], TextIO], None]] = {
     "table": _write_table,
     "jsonl": _write_jsonl,
     "csv": _write_csv,

@@ -47,5 +47,5 @@ def test_parquet_is_read_back(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """One line, no traceback."""
-    with pytest.raises(RowsError, match="none/x.csv"):
+    with pytest.raises(RowsError, match=r"none/x\.csv"):
         write_rows(ROWS, COLUMNS, "csv", str(tmp_path / "none" / "x.csv"))
