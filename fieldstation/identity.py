@@ -11,8 +11,6 @@ import secrets
 from collections.abc import Callable
 from uuid import UUID, uuid5
 
-from fieldstation.records import Label
-
 FILE_EVENTS = UUID("680ae9f7-c912-5c9c-9366-bdb9bb0b4839")
 """Namespace of `file_event_id`: UUIDv5 of `event.fieldstation` in the DNS namespace. Never change
 it: every id of a replayed file hangs on it."""
@@ -36,17 +34,17 @@ def uuid7(at: int, random: Callable[[int], bytes] = secrets.token_bytes) -> UUID
 
 
 def file_event_id(
-    station: str, content_hash: str, label: Label, first_sample: int, encoder_id: str
+    station: str, content_hash: str, scientific_name: str, first_sample: int, encoder_id: str
 ) -> UUID:
     """Return the id that an event of a file has, whenever and wherever the file is replayed.
 
     Args:
         station: the station's name.
         content_hash: sha256 of the file's bytes, hexadecimal; its path does not matter.
-        label: whose scientific name counts.
+        scientific_name: the label's; its common name does not matter.
         first_sample: of the event's first window, at the file's own rate.
         encoder_id: the bundle's.
     """
     # JSON, because a separator could occur in a name
-    parts = [station, content_hash, label.scientific_name, first_sample, encoder_id]
+    parts = [station, content_hash, scientific_name, first_sample, encoder_id]
     return uuid5(FILE_EVENTS, json.dumps(parts, ensure_ascii=True, separators=(",", ":")))
