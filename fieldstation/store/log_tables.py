@@ -1,0 +1,98 @@
+"""Tables of the log, as the newest migration leaves them (a test compares)."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+from fieldstation.store.schema import Schema
+
+METADATA = MetaData()
+
+DETECTIONS = Table(
+    "detections",
+    METADATA,
+    Column("event_id", Text, primary_key=True),
+    Column("station", Text, nullable=False),
+    Column("station_key", Text, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("started_local", Text, nullable=False),
+    Column("scientific_name", Text, nullable=False),
+    Column("common_name", Text, nullable=False),
+    Column("probability", Double, nullable=False),
+    Column("threshold", Double, nullable=False),
+    Column("encoder_id", Text, nullable=False),
+    Column("n_windows", Integer, nullable=False),
+    Column("latitude", Double),
+    Column("longitude", Double),
+    Column("place", Text),
+    Column("clip", Text),
+    Column("source", Text),
+    Column("embedding", LargeBinary),
+    Column("received_at", BigInteger, nullable=False),
+    Index("detections_started_at", "started_at"),
+    Index("detections_species", "scientific_name", "started_at"),
+    Index("detections_station", "station", "started_at"),
+)
+
+COVERAGE = Table(
+    "coverage",
+    METADATA,
+    Column("station_key", Text, primary_key=True),
+    Column("run_id", Text, primary_key=True),
+    Column("started_at", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", Text, primary_key=True),
+    Column("station", Text, nullable=False),
+    Column("duration_s", Double, nullable=False),
+    Column("cause", Text, nullable=False),
+    Index("coverage_started_at", "started_at"),
+)
+
+DAILY = Table(
+    "daily",
+    METADATA,
+    Column("station", Text, primary_key=True),
+    Column("local_date", Text, primary_key=True),
+    Column("scientific_name", Text, primary_key=True),
+    Column("common_name", Text, nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("max_probability", Double, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+)
+
+QUARANTINE = Table(
+    "quarantine",
+    METADATA,
+    # SQLite numbers rows by itself only in a column of exactly this type.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("received_at", BigInteger, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("n_bytes", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("n_seen", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+COUNTERS = Table(
+    "counters",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+SCHEMA = Schema("log", 1, METADATA)
