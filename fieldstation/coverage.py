@@ -7,7 +7,8 @@ From files, an interval is what a file holds, at the file's own time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from fieldstation.clock import US_PER_S, Clock
@@ -98,6 +99,32 @@ class Ledger:
         self._told = self._cursor
         if self._open.duration_s > 0:
             self._sink(self._open)
+
+
+class Changes:
+    """Passes intervals on to a sink, and remembers which are new or have grown."""
+
+    def __init__(self, sink: Sink, untold: Iterable[Interval] = ()) -> None:
+        """Begin with those that an earlier run may not have told any more."""
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._changed = {_key(interval): interval for interval in untold}
+
+    def __call__(self, interval: Interval) -> None:
+        """Pass an interval on."""
+        with self._lock:
+            self._changed[_key(interval)] = interval
+        self._sink(interval)
+
+    def take(self) -> list[Interval]:
+        """Return what has changed since the last call, oldest first; from any thread."""
+        with self._lock:
+            changed, self._changed = self._changed, {}
+        return sorted(changed.values(), key=lambda interval: interval.started_at)
+
+
+def _key(interval: Interval) -> tuple[str, int, Hearing]:
+    return interval.run_id, interval.started_at, interval.state
 
 
 class FileLedger:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fieldstation.clock import Clock
+from fieldstation.errors import MendableError
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class StageThread:
     def _run(self) -> None:
         try:
             self._stage.run(self._stop, self._beat)
+        except MendableError as error:  # its text says it all
+            self.failure = error
         except BaseException as error:  # the top of a thread: kept for the main thread to judge
             self.failure = error
             log.exception("%s broke", self.name)

@@ -18,11 +18,12 @@ from fieldstation.analysis.classifier import Classifier
 from fieldstation.analysis.tracker import Tracker
 from fieldstation.audio.windows import Windower
 from fieldstation.bundle import Bundle
-from fieldstation.clock import Clock
+from fieldstation.clock import US_PER_S, Clock, local
 from fieldstation.config import ConfigError, Settings
 from fieldstation.mqtt.messages import detection_message
 from fieldstation.records import (
     AudioChunk,
+    ClipState,
     Detection,
     Event,
     Label,
@@ -41,7 +42,7 @@ Compose = Callable[[int], Message]
 class EventSink(Protocol):
     """Where a closed event goes; `compose` is called inside the event's own transaction."""
 
-    def post_event(self, event: Event, compose: Compose) -> None:
+    def post_event(self, event: Event, compose: Compose, clip: ClipState) -> object:
         """Take the event over; never wait."""
         ...
 
@@ -125,17 +126,33 @@ class Recorder:
     """Gives each event its message, and both to the sink."""
 
     def __init__(
-        self, who: StationIdentity, sink: EventSink, source: str, with_embedding: bool = False
+        self,
+        who: StationIdentity,
+        sink: EventSink,
+        source: str | None,
+        *,
+        with_clip: bool = False,
+        with_embedding: bool = False,
     ) -> None:
+        """Say who speaks.
+
+        Args:
+            sink: takes events.
+            source: the live source's name; an event from a file names the file.
+            with_clip: whether a clip is being made of each event.
+            with_embedding: whether messages carry the call's embedding.
+        """
         self._who = who
         self._sink = sink
         self._source = source
+        self._clip = ClipState.WAITING if with_clip else ClipState.OFF
         self._with_embedding = with_embedding
 
     def record(self, event: Event) -> None:
         """Post the event together with the message that tells it."""
+        log.info("%s", describe(event, self._who.timezone))
         self._sink.post_event(
-            event, lambda sequence: detection_message(self._tell(event, sequence))
+            event, lambda sequence: detection_message(self._tell(event, sequence)), self._clip
         )
 
     def _tell(self, event: Event, sequence: int) -> Detection:
@@ -162,6 +179,15 @@ class Recorder:
         )
 
 
+def describe(event: Event, timezone: str) -> str:
+    """Return an event as one line for people."""
+    seconds = (event.ended_at - event.started_at) / US_PER_S
+    return (
+        f"{local(event.started_at, timezone):%Y-%m-%d %H:%M:%S}  {event.probability:.2f}  "
+        f"{event.label.common_name} ({event.label.scientific_name}), {seconds:.1f} s"
+    )
+
+
 def make_ear(
     bundle: Bundle, classifier: Classifier, settings: Settings, who: StationIdentity, clock: Clock
 ) -> Ear:
@@ -174,6 +200,7 @@ def make_ear(
         bundle.encoder_id,
         settings.events.max_event_s,
         identifier(who, bundle.encoder_id, clock),
+        bundle.sample_rate,
     )
     return Ear(Windower(bundle.sample_rate, bundle.samples_per_window, hop), classifier, tracker)
 

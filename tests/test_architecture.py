@@ -19,10 +19,11 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
     "clock": set(),
-    "notify": set(),
+    "notify": {"clock"},
     "config": {"errors"},
     "state": {"errors"},
-    "stages": {"clock"},
+    "stages": {"clock", "errors"},
+    "supervisor": {"clock", "notify", "stages"},
     "schedule": set(),
     "identity": FOUNDATION,
     "bundle": FOUNDATION,
@@ -37,9 +38,10 @@ ALLOWED: dict[str, set[str]] = {
     "generation": FOUNDATION | {"bundle"},
     "station": FOUNDATION | {"config", "bundle", "identity", "audio", "analysis", "mqtt/messages"},
 }
+ALLOWED["listening"] = ALLOWED["station"] | {"station"}
 TOP = {"service", "commands", "cli", "__main__"}
 ONE_FILE = {
-    "sounddevice": "fieldstation/audio/microphone.py",
+    "sounddevice": "fieldstation/audio/portaudio.py",
     "paho": "fieldstation/mqtt/connection.py",
 }
 

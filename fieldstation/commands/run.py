@@ -1,0 +1,285 @@
+"""Listen, name, log and publish, until stopped or until the recordings end."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from fieldstation.cli import EXIT_INTERRUPTED
+from fieldstation.commands.context import (
+    Context,
+    add_context_arguments,
+    load_context,
+    with_database,
+)
+from fieldstation.errors import MendableError
+
+if TYPE_CHECKING:
+    from fieldstation.audio.level import Level
+    from fieldstation.audio.source import AudioSource, OnWait
+    from fieldstation.bundle import Bundle
+    from fieldstation.config import Settings
+    from fieldstation.records import Prediction, StationIdentity
+    from fieldstation.service import Display
+
+EXAMPLES = """  fieldstation run                                 default microphone
+  fieldstation run --demo                          a real recording, as station `demo`
+  fieldstation run --device usb:0d8c:0014:A1B2     a certain microphone (`fieldstation devices`)
+  fieldstation run --source evening.flac --trace   a file, saying why windows gave nothing
+  arecord -f S16_LE -r 48000 - | fieldstation run --source - --rate 48000
+"""
+
+METER_WIDTH = 30
+METER_FLOOR_DB = -60.0
+
+log = logging.getLogger(__name__)
+
+
+class RunError(MendableError):
+    """Options that do not go together."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    source = parser.add_argument_group("source")
+    source.add_argument(
+        "--demo", action="store_true", help="play the shipped recording as station `demo`"
+    )
+    source.add_argument(
+        "--device", metavar="NAME|INDEX|ID", help="microphone; default: the system's"
+    )
+    source.add_argument(
+        "--source", metavar="FILE|FOLDER|-", help="recordings, or 16-bit PCM from standard input"
+    )
+    source.add_argument(
+        "--speed",
+        default="max",
+        metavar="max|1",
+        help="of a file: as fast as possible, or in real time (default: max)",
+    )
+    source.add_argument("--rate", type=int, metavar="HZ", help="of standard input (default: 48000)")
+    source.add_argument("--channels", type=int, metavar="N", help="of standard input (default: 1)")
+    source.add_argument(
+        "--channel",
+        type=int,
+        metavar="N",
+        help="hear only this channel, from 1; default: all mixed",
+    )
+    source.add_argument(
+        "--wait", action="store_true", help="wait for a microphone that is not there yet"
+    )
+    station = parser.add_argument_group("station")
+    station.add_argument("--name", help="station's name, over the settings'")
+    station.add_argument("--bundle", metavar="NAME|FOLDER", help="model, over the settings'")
+    station.add_argument("--database", metavar="URL", help="log, over the settings'")
+    station.add_argument(
+        "--broker", metavar="URL", help="embedded, mqtt://host or mqtts://host, over the settings'"
+    )
+    station.add_argument(
+        "--trace", action="store_true", help="say of every window what it gave, and why not"
+    )
+    add_context_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the service; 0 when it ended as it should."""
+    _check_source(args)
+    faulthandler.enable()  # the watchdog's SIGABRT leaves every thread's stack in the journal
+    context = _context(args)
+    screen = Screen(sys.stdout)
+    screen.take_logging()
+
+    from fieldstation.audio.devices import DeviceNotFound
+    from fieldstation.service import Plan, Service
+
+    bundle = _bundle(context, args.bundle)
+    live = not (args.source or args.demo)
+    try:
+        plan = Plan(
+            settings=context.settings,
+            state=context.state,
+            who=_prepared(context),
+            bundle=bundle,
+            open_source=_opener(args, context.settings),
+            live=live,
+            on_trace=_tracer(bundle, context.settings) if args.trace else None,
+        )
+        service = Service(plan)
+    except DeviceNotFound as error:
+        raise RunError(f"{error}\nno microphone? try: fieldstation run --demo") from error
+    screen.introduce(service.display(), bundle)
+    done = service.run(lambda: screen.show(service.level()))
+    screen.clear()
+    if live:
+        return 0
+    return _conclude(done, context)
+
+
+class Screen:
+    """Standard output: log lines, and at a terminal a level meter that gives way to them."""
+
+    def __init__(self, out: object) -> None:
+        self._out = sys.stdout if out is None else out
+        self._is_terminal = sys.stdout.isatty()
+        self._has_meter = False
+
+    def take_logging(self) -> None:
+        """Send log lines to standard output; the journal adds its own times."""
+        handler = logging.StreamHandler(sys.stdout)
+        stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
+        handler.setFormatter(logging.Formatter(f"{stamp}%(message)s", "%H:%M:%S"))
+        handler.addFilter(self._before_line)
+        logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+        for noisy in ("apscheduler", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+
+    def introduce(self, display: Display, bundle: Bundle) -> None:
+        """Say what runs."""
+        for name, text in (
+            ("source", display.source),
+            ("model", f"{bundle.name}, {len(bundle.species)} species, on {display.provider}"),
+            ("broker", display.broker),
+            ("log", display.log),
+            ("clips", display.clips),
+        ):
+            print(f"{name:<8}{text}", flush=True)
+
+    def show(self, level: Level) -> None:
+        """Redraw the meter, at a terminal."""
+        if not self._is_terminal:
+            return
+        share = (level.rms_dbfs - METER_FLOOR_DB) / -METER_FLOOR_DB
+        bar = "#" * max(0, min(METER_WIDTH, round(share * METER_WIDTH)))
+        text = f"[{bar:<{METER_WIDTH}}] {level.rms_dbfs:6.1f} dBFS, peak {level.peak_dbfs:6.1f}"
+        print(f"\r{text}\x1b[K", end="", flush=True)
+        self._has_meter = True
+
+    def clear(self) -> None:
+        """Take the meter away."""
+        if self._has_meter:
+            print("\r\x1b[K", end="", flush=True)
+            self._has_meter = False
+
+    def _before_line(self, _: logging.LogRecord) -> bool:
+        self.clear()
+        return True
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    chosen = [name for name in ("demo", "device", "source") if getattr(args, name)]
+    if len(chosen) > 1:
+        raise RunError(f"--{chosen[0]} and --{chosen[1]} exclude each other: choose one")
+    for option in ("rate", "channels"):
+        value = getattr(args, option)
+        if value is not None and args.source != "-":
+            raise RunError(f"--{option} describes standard input: it needs --source -")
+        if value is not None and value < 1:
+            raise RunError(f"--{option} is {value}; at least 1")
+    _speed(args.speed)
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed <= 1_000:
+        raise RunError(f"--speed is {text!r}; max, 1 for real time, or another number above 0")
+    return speed
+
+
+def _context(args: argparse.Namespace) -> Context:
+    """Return the settings with this command's options laid on top."""
+    context = with_database(load_context(args), args.database)
+    settings = context.settings
+    if args.demo:
+        # Its own folder: the demo may run beside the station, and its birds are not the garden's.
+        context = replace(
+            context, state=replace(context.state, folder=context.state.folder / "demo")
+        )
+    name = args.name or ("demo" if args.demo else settings.station.name)
+    audio = settings.audio if args.device is None else replace(settings.audio, device=args.device)
+    channel = settings.audio.channel if args.channel is None else args.channel
+    settings = replace(
+        settings,
+        station=replace(settings.station, name=name),
+        audio=replace(audio, channel=channel),
+        mqtt=settings.mqtt if args.broker is None else replace(settings.mqtt, url=args.broker),
+    )
+    return replace(context, settings=settings)
+
+
+def _prepared(context: Context) -> StationIdentity:
+    context.state.prepare()
+    return context.identity()
+
+
+def _bundle(context: Context, named: str | None) -> Bundle:
+    from fieldstation.bundle import DEFAULT_NAME, find_bundle, load_bundle
+
+    name = named or context.settings.model.bundle or DEFAULT_NAME
+    return load_bundle(find_bundle(name, context.state.folder))
+
+
+def _opener(args: argparse.Namespace, settings: Settings) -> Callable[[OnWait], AudioSource]:
+    """Return what opens the source that the options name."""
+    channel = settings.audio.channel - 1 if settings.audio.channel else None
+    zone = ZoneInfo(settings.station.timezone)
+
+    def on_skip(path: Path, reason: str) -> None:
+        log.warning("not heard: %s: %s", path, reason)
+
+    def open_source(on_wait: OnWait) -> AudioSource:
+        if args.demo or (args.source and args.source != "-"):
+            from fieldstation.audio.files import FileSource
+            from fieldstation.demo import RECORDING
+
+            path = RECORDING if args.demo else Path(args.source)
+            return FileSource(path, _speed(args.speed), channel, on_skip, zone)
+        if args.source == "-":
+            from fieldstation.audio.files import StandardInput
+
+            return StandardInput(
+                args.rate or 48_000, args.channels or 1, channel=channel, on_wait=on_wait
+            )
+        from fieldstation.audio.microphone import Microphone
+
+        device = settings.audio.device
+        spec = int(device) if device.isdecimal() else device or None
+        return Microphone(spec, channel, on_wait=on_wait, wait=args.wait)
+
+    return open_source
+
+
+def _tracer(bundle: Bundle, settings: Settings) -> Callable[[Prediction], None]:
+    from fieldstation.analysis.tracker import explain
+    from fieldstation.clock import local
+    from fieldstation.station import thresholds
+
+    limits = thresholds(bundle, settings)
+
+    def trace(prediction: Prediction) -> None:
+        at = local(prediction.window.started_at, settings.station.timezone)
+        log.info("%s", f"{at:%H:%M:%S.%f}"[:-4] + "  " + explain(prediction, bundle.labels, limits))
+
+    return trace
+
+
+def _conclude(done: bool, context: Context) -> int:
+    """Say where the answers are, or what still waits."""
+    state = context.state.folder
+    if done:
+        print(f"done. Ask: fieldstation detections --state {state}")
+        return 0
+    print(f"stopped before all was confirmed: what waits in {state} goes at the next start")
+    return EXIT_INTERRUPTED

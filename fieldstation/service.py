@@ -1,0 +1,569 @@
+"""A station at work: which stages there are, how they are wired, in which order they stop.
+
+    source -> Listening -> StoreThread -> Publisher -> broker -> Logger -> log
+                  \\-> ClipWriter              chores, by the schedule
+
+What is upstream stops first, and each stage finishes what it was given before the next is told:
+an open event is closed, written, told, and confirmed if the broker is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import uuid4
+
+from fieldstation import __version__, schedule
+from fieldstation.analysis.classifier import Classifier, check_golden
+from fieldstation.audio.hours import RecordingHours, is_awake
+from fieldstation.audio.level import Level
+from fieldstation.audio.source import AudioSource, OnWait
+from fieldstation.bundle import Bundle
+from fieldstation.clips.retention import expire
+from fieldstation.clips.ring import Ring
+from fieldstation.clips.speech import GateMissing, SpeechGate
+from fieldstation.clips.writer import ClipTags, ClipWriter
+from fieldstation.clock import US_PER_S, Clock, SystemClock, instant_of, local
+from fieldstation.config import ConfigError, Settings, read_password
+from fieldstation.coverage import Changes, FileLedger, Ledger
+from fieldstation.listening import Listening
+from fieldstation.mqtt import messages
+from fieldstation.mqtt.broker import EmbeddedBroker
+from fieldstation.mqtt.connection import Access, BrokerUrl, Connection
+from fieldstation.mqtt.logger import Logger
+from fieldstation.mqtt.messages import Topics
+from fieldstation.mqtt.publisher import Publisher, Trust
+from fieldstation.notify import Notifier
+from fieldstation.records import (
+    ClipState,
+    Detection,
+    Health,
+    Interval,
+    OutboxRow,
+    Prediction,
+    Quarantined,
+    StationIdentity,
+)
+from fieldstation.schedule import Chore, Chores
+from fieldstation.state import State
+from fieldstation.station import Recorder, Station, make_ear
+from fieldstation.store import query
+from fieldstation.store.backup import back_up
+from fieldstation.store.errors import StoreError, StoreUnavailable
+from fieldstation.store.log_db import LogStore, Outcome
+from fieldstation.store.query import Filter
+from fieldstation.store.station_db import StationStore
+from fieldstation.store.writer import StoreThread
+from fieldstation.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+HEALTH_EVERY_S = 60.0
+COVERAGE_EVERY_S = 600.0
+HOURS_EVERY_S = 30.0
+RETENTION_EVERY_S = 3_600.0
+KEEP_DELIVERED_DAYS = 7
+"""Events stay in station.db this long after their receipt, for whoever asks this station"""
+GOODBYE_S = 3.0
+"""How long a stopping live station waits for the last receipts; the rest goes at the next start"""
+DRAIN_CLIPS_S = 600.0
+STORE_DRAIN_S = 20.0
+MAINTENANCE_DEADLINE_S = 3_600.0
+"""A backup of a large log on a slow card is one turn of its loop"""
+BYTES_PER_MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a service is to do, checked before it starts."""
+
+    settings: Settings
+    state: State
+    who: StationIdentity
+    bundle: Bundle
+    open_source: Callable[[OnWait], AudioSource]
+    live: bool
+    """Whether the source is endless; a file's end is the service's end"""
+    on_trace: Callable[[Prediction], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """What a terminal shows of a running service."""
+
+    source: str
+    provider: str
+    broker: str
+    log: str
+    clips: str
+
+
+class Outbox:
+    """The publisher's view: reads go to the database, receipts to the one thread that writes."""
+
+    def __init__(self, store: StationStore, writer: StoreThread) -> None:
+        self._store = store
+        self._writer = writer
+
+    def pending(self, after: int, limit: int) -> list[OutboxRow]:
+        """Return unconfirmed rows in order."""
+        return self._store.pending(after, limit)
+
+    def n_pending(self) -> int:
+        """Return how many rows are unconfirmed."""
+        return self._store.n_pending()
+
+    def confirm(self, ids: Sequence[str], /) -> None:
+        """Take rows out soon."""
+        self._writer.post_confirm(ids)
+
+
+class LateLog:
+    """A log that is opened when it first answers: a database server may start after us.
+
+    What a person must mend (a newer or damaged database, a wrong url) is raised at once.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Try to open it.
+
+        Raises:
+            StoreError: it will not open by waiting.
+        """
+        self._url = url
+        self._log: LogStore | None = None
+        try:
+            self.opened()
+        except StoreUnavailable as error:
+            log.warning("%s; trying again", error)
+
+    def opened(self) -> LogStore:
+        """Return the log.
+
+        Raises:
+            StoreUnavailable: not yet.
+        """
+        if self._log is None:
+            self._log = LogStore(self._url)
+        return self._log
+
+    def record(self, detections: Sequence[Detection], received_at: int) -> list[Outcome]:
+        """Write detections; see LogStore."""
+        return self.opened().record(detections, received_at)
+
+    def record_coverage(
+        self, station: str, station_key: str, intervals: Iterable[Interval]
+    ) -> None:
+        """Write intervals; see LogStore."""
+        self.opened().record_coverage(station, station_key, intervals)
+
+    def quarantine(self, message: Quarantined) -> None:
+        """Keep what does not fit; see LogStore."""
+        self.opened().quarantine(message)
+
+    def close(self) -> None:
+        """Close it, if it ever opened."""
+        if self._log is not None:
+            self._log.close()
+
+
+class Service:
+    """One run of one station. Made, started, watched and stopped by the main thread."""
+
+    def __init__(self, plan: Plan, clock: Clock | None = None) -> None:
+        self._plan = plan
+        self._clock = clock or SystemClock()
+        self._started = self._clock.monotonic()
+        self._notifier = Notifier()
+        self._supervisor = Supervisor(self._clock, self._notifier)
+        self._run_id = uuid4().hex
+        self._awake = threading.Event()
+        self._awake.set()
+        self._closing = ExitStack()
+        self._open()
+
+    def _open(self) -> None:
+        """Open everything that can be wrong; nothing runs yet.
+
+        Raises:
+            MendableError: the settings, the bundle, the state folder, a database or the broker.
+        """
+        plan, settings = self._plan, self._plan.settings
+        _check_trust(settings)
+        self._classifier = Classifier(plan.bundle, settings.model.provider, settings.model.threads)
+        check_golden(self._classifier, plan.bundle)
+        plan.state.prepare()
+        lock = plan.state.lock()
+        self._closing.callback(lock.release)
+        try:
+            self._open_stores()
+            self._open_broker()
+            self._wire()
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def _open_stores(self) -> None:
+        plan = self._plan
+        self._store = StationStore(plan.state.station_db, self._clock)
+        self._closing.callback(self._store.close)
+        self._store.give_up_clips()
+        self._log: LateLog | None = None
+        if plan.settings.log.enabled:
+            self._log = LateLog(plan.state.log_url(plan.settings.log.database))
+            self._closing.callback(self._log.close)
+
+    def _open_broker(self) -> None:
+        settings = self._plan.settings.mqtt
+        self._broker: EmbeddedBroker | None = None
+        if settings.url != "embedded":
+            url = BrokerUrl.parse(settings.url)
+            url = dataclasses.replace(url, username=settings.username or url.username)
+            self._access = Access(url, read_password(settings), settings.ca_file)
+            return
+        self._broker = EmbeddedBroker(self._plan.state.broker, settings.port)
+        self._broker.start()
+        self._closing.callback(self._broker.stop)
+        self._access = self._broker.access
+
+    def _wire(self) -> None:
+        plan, settings = self._plan, self._plan.settings
+        self._writer = StoreThread(self._store, on_committed=lambda: self._publisher.wake())
+        self._publisher = Publisher(
+            Connection(self._access),
+            Outbox(self._store, self._writer),
+            Topics(plan.who.name),
+            plan.who.key,
+            Trust.parse(settings.mqtt.trust, own=plan.who.key),
+            version=__version__,
+            wall=self._clock.wall,
+            away=(StoreUnavailable,),
+        )
+        self._logger: Logger | None = None
+        if self._log is not None:
+            self._logger = Logger(
+                Connection(self._access),
+                self._log,
+                plan.who.key,
+                station=plan.who.name,
+                wall=self._clock.wall,
+                away=(StoreUnavailable,),
+            )
+        self._clips, self._clips_off = self._make_clips()
+        self._ledger = self._make_ledger()
+        self._listening = Listening(self._make_station(), self._ledger)
+        self._source = self._make_source()
+        self._listening.attach(self._source)
+        self._minute = Chores(self._minute_chores())
+        self._upkeep = Chores(self._upkeep_chores())
+
+    def _make_station(self) -> Station:
+        plan = self._plan
+        recorder = Recorder(
+            plan.who,
+            self._writer,
+            None,
+            with_clip=self._clips is not None,
+            with_embedding=plan.settings.mqtt.embedding,
+        )
+        ear = make_ear(plan.bundle, self._classifier, plan.settings, plan.who, self._clock)
+        return Station(ear, recorder, self._ledger, self._clips, plan.on_trace)
+
+    def _make_clips(self) -> tuple[ClipWriter | None, str]:
+        """Return the clip writer, or None and why there are no clips."""
+        clips = self._plan.settings.clips
+        if not clips.enabled:
+            return None, "off"
+        try:
+            gate = SpeechGate()
+        except GateMissing as error:
+            log.warning("clips are off: %s", error)
+            return None, f"off: {error}"
+        roll_s = clips.pre_roll_s + clips.post_roll_s
+        # An event is known only when the window after it has passed.
+        seconds = self._plan.settings.events.max_event_s + roll_s + 3 * self._plan.bundle.window_s
+        who = self._plan.who
+        writer = ClipWriter(
+            self._plan.state.clips,
+            Ring(seconds),
+            gate,
+            clips.pre_roll_s,
+            clips.post_roll_s,
+            self._writer.post_clip_state,
+            ClipTags(who.name, who.timezone),
+            live=self._plan.live,
+        )
+        return writer, str(self._plan.state.clips)
+
+    def _make_ledger(self) -> Ledger | FileLedger:
+        last = self._store.last_interval()
+        ended_at = last.started_at + round(last.duration_s * US_PER_S) if last else 0
+        # A killed run may not have told its last intervals; telling twice does no harm.
+        untold_at = ended_at - round(2 * COVERAGE_EVERY_S * US_PER_S)
+        untold = self._store.intervals(untold_at, ended_at) if last else []
+        self._intervals = Changes(self._writer.post_interval, untold)
+        if not self._plan.live:
+            return FileLedger(self._run_id, self._intervals)
+        ledger = Ledger(self._run_id, self._clock, self._intervals)
+        if last:
+            ledger.was_stopped(since=ended_at)
+        return ledger
+
+    def _make_source(self) -> AudioSource:
+        if not self._plan.live or self._plan.settings.schedule.recording == "always":
+            return self._plan.open_source(self._listening.waited)
+        self._look_at_hours()
+        return RecordingHours(
+            lambda: self._plan.open_source(self._listening.waited),
+            self._awake,
+            self._listening.waited,
+        )
+
+    def display(self) -> Display:
+        """Return what a terminal shows."""
+        log_name = self._plan.state.log_url(self._plan.settings.log.database)
+        return Display(
+            source=self._source.description,
+            provider=self._classifier.provider,
+            broker=str(self._access.url),
+            log=log_name if self._log else "off (log.enabled = false)",
+            clips=self._clips_off,
+        )
+
+    def level(self) -> Level:
+        """Return the sound level since the last call."""
+        return self._listening.level()
+
+    def run(self, tick: Callable[[], None] = lambda: None) -> bool:
+        """Run until the source ends or a signal comes; return whether everything was done.
+
+        Args:
+            tick: called by the main thread a few times a second.
+
+        Raises:
+            BaseException: what a stage failed with; what was heard is kept nevertheless.
+        """
+        self._supervisor.take_signals()
+        with self._closing:
+            self._start()
+            try:
+                self._supervisor.watch(lambda: self._listener.ended, lambda: self._tick(tick))
+            finally:
+                self._notifier.stopping()
+                done = self._stop(tick)
+        return done
+
+    def _start(self) -> None:
+        start = self._supervisor.start
+        self._store_stage = start("store", self._writer)
+        self._publisher_stage = start("publisher", self._publisher)
+        self._logger_stage = start("logger", self._logger) if self._logger else None
+        self._clips_stage = start("clips", self._clips) if self._clips else None
+        self._listener = start("analysis", self._listening)
+        self._chore_stages = [
+            start("minute", self._minute),
+            start("upkeep", self._upkeep, MAINTENANCE_DEADLINE_S),
+        ]
+        self._schedulers = [
+            schedule.start(self._minute_chores(), self._minute.request, self._plan.who.timezone),
+            schedule.start(self._upkeep_chores(), self._upkeep.request, self._plan.who.timezone),
+        ]
+        self._notifier.ready()
+
+    def _tick(self, tick: Callable[[], None]) -> None:
+        if self._broker:
+            self._broker.check()
+        tick()
+
+    def _stop(self, tick: Callable[[], None]) -> bool:
+        """Stop every stage, upstream first; return whether all that was heard is confirmed."""
+        for scheduler in self._schedulers:
+            scheduler.shutdown(wait=False)
+        self._source.close()
+        self._listener.stop()
+        if self._clips and self._clips_stage:
+            self._clips.finish()
+            if not self._plan.live:
+                self._wait(lambda: bool(self._clips and self._clips.drain(0)), DRAIN_CLIPS_S, tick)
+            self._clips_stage.stop()
+        self._post_coverage()
+        self._writer.drain(STORE_DRAIN_S)
+        patience_s = GOODBYE_S if self._plan.live else float("inf")
+        done = self._wait(lambda: self._publisher.idle, patience_s, tick)
+        last = [*self._chore_stages, self._publisher_stage, self._logger_stage, self._store_stage]
+        for stage in filter(None, last):
+            stage.stop()
+        return done
+
+    def _wait(
+        self, is_done: Callable[[], bool], patience_s: float, tick: Callable[[], None]
+    ) -> bool:
+        """Wait, feeding the watchdog; a signal shortens the wait. Return whether it is done."""
+        ends_at = time.monotonic() + patience_s
+        while not is_done():
+            if self._supervisor.asked_to_stop:
+                ends_at = min(ends_at, time.monotonic() + GOODBYE_S)
+            if time.monotonic() >= ends_at:
+                return False
+            self._tick(tick)
+            self._notifier.alive()
+            time.sleep(0.05)
+        return True
+
+    # Chores
+
+    def _minute_chores(self) -> list[Chore]:
+        faults = (OSError, StoreError)
+        chores = [
+            Chore("health", self._tell_health, every_s=HEALTH_EVERY_S, on_fault=faults),
+            Chore("coverage", self._post_coverage, every_s=COVERAGE_EVERY_S, on_fault=faults),
+        ]
+        if self._plan.settings.schedule.recording != "always":
+            chores.append(Chore("hours", self._look_at_hours, every_s=HOURS_EVERY_S))
+        return chores
+
+    def _upkeep_chores(self) -> list[Chore]:
+        times = self._plan.settings.schedule
+        faults = (OSError, StoreError)
+        return [
+            Chore("retention", self._retain, every_s=RETENTION_EVERY_S, on_fault=faults),
+            Chore("backup", self._back_up, at=times.backup_at, on_fault=faults),
+            Chore("summary", self._sum_up, at=times.summary_at, on_fault=faults),
+        ]
+
+    def _look_at_hours(self) -> str:
+        who, hours = self._plan.who, self._plan.settings.schedule.recording
+        was_awake = self._awake.is_set()
+        if is_awake(hours, local(self._clock.wall(), who.timezone), who.place):
+            self._awake.set()
+            return "" if was_awake else f"awake ({hours})"
+        self._awake.clear()
+        return f"asleep until the hours begin ({hours})" if was_awake else ""
+
+    def _tell_health(self) -> str:
+        values = self.health()
+        who = self._plan.who
+        self._publisher.send_live(
+            messages.health_message(who.name, who.key, Health(self._clock.wall(), values))
+        )
+        self._plan.state.write_health(values)
+        heard = self._listening.heard()
+        self._notifier.status(f"{self._source.description}, {heard.n_events} events")
+        return (
+            f"{heard.n_events} events, {heard.seconds:.0f} s heard, {heard.lost_s:.0f} s lost, "
+            f"{values['n_waiting']} waiting"
+        )
+
+    def health(self) -> dict[str, object]:
+        """Return how the station is, as the health topic and `check` tell it."""
+        published = self._publisher.state()
+        logged = self._logger.state() if self._logger else None
+        heard = self._listening.heard()
+        written = self._writer.state()
+        problems = [
+            written.fault,
+            published.connection.fault,
+            published.twin and f"another station (key {published.twin}) has this name",
+            logged and (logged.fault or logged.connection.fault),
+            self._clips and self._clips.fault,
+            heard.waiting_for not in ("", "asleep") and f"waiting for {heard.waiting_for}",
+            *(f"{name}: {why}" for name, why in self._failed_chores().items()),
+            *(f"{name} hangs" for name in self._supervisor.late()),
+        ]
+        return {
+            "at": self._clock.wall(),
+            "version": __version__,
+            "uptime_s": round(self._clock.monotonic() - self._started, 1),
+            "source": self._source.description,
+            "provider": self._classifier.provider,
+            "encoder_id": self._plan.bundle.encoder_id,
+            "heard_s": round(heard.seconds, 1),
+            "lost_s": round(heard.lost_s, 3),
+            "n_gaps": heard.n_gaps,
+            "n_clipped": heard.n_clipped,
+            "n_events": heard.n_events,
+            "real_time_factor": round(heard.busy_s / heard.seconds, 5) if heard.seconds else 0.0,
+            "n_waiting": self._store.n_pending(),
+            "n_unwritten": written.n_waiting,
+            "broker": str(self._access.url),
+            "connected": published.connection.up,
+            "n_resent": published.n_resent,
+            "n_refused": published.n_refused,
+            "n_logged": logged.n_recorded if logged else 0,
+            "clips": self._clips_off,
+            "problems": [problem for problem in problems if problem],
+        }
+
+    def _failed_chores(self) -> dict[str, str]:
+        return {**self._minute.state(), **self._upkeep.state()}
+
+    def _post_coverage(self) -> str:
+        """Tell the intervals that are new or have grown since the last time."""
+        intervals, who = self._intervals.take(), self._plan.who
+        for start in range(0, len(intervals), messages.MAX_INTERVALS):
+            part = tuple(intervals[start : start + messages.MAX_INTERVALS])
+            coverage = messages.Coverage(who.name, who.key, uuid4().hex, part)
+            self._writer.post_message(coverage.message_id, messages.coverage_message(coverage))
+        return ""
+
+    def _retain(self) -> str:
+        """Remove clips and delivered events that are past their time."""
+        keep = self._plan.settings.clips
+        now = self._clock.wall()
+        expired = expire(
+            self._plan.state.clips, keep.max_age_days, keep.max_size_mb * BYTES_PER_MB, now
+        )
+        for event_id in expired:
+            self._writer.post_clip_state(event_id, ClipState.EXPIRED)
+        self._writer.post_prune(now - KEEP_DELIVERED_DAYS * 86_400 * US_PER_S)
+        return f"{len(expired)} clips removed" if expired else ""
+
+    def _back_up(self) -> str:
+        state, kept = self._plan.state, self._plan.settings.schedule.backups_kept
+        copies = [back_up(state.station_db, state.backups, kept, self._clock)]
+        if self._log and not self._plan.settings.log.database:
+            copies.append(back_up(state.log_db, state.backups, kept, self._clock))
+        return ", ".join(str(copy) for copy in copies)
+
+    def _sum_up(self) -> str:
+        """Publish and print what was heard since local midnight."""
+        if self._log is None:
+            return ""
+        who, now = self._plan.who, self._clock.wall()
+        moment = local(now, who.timezone)
+        midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+        since = instant_of(midnight)
+        until = min(now, instant_of(midnight + timedelta(days=1)))
+        found = query.species(self._log.opened(), Filter(since=since, until=now, station=who.name))
+        coverage = query.coverage(self._store, since, until)
+        summary = messages.Summary(
+            who.name,
+            who.key,
+            uuid4().hex,
+            f"{moment:%Y-%m-%d}",
+            who.timezone,
+            tuple(
+                messages.SpeciesCount(s.scientific_name, s.common_name, s.n, s.first_at, s.last_at)
+                for s in found
+            ),
+            heard_s=sum(s.duration_s for s in coverage.sums if s.state == "heard"),
+            lost_s=sum(s.duration_s for s in coverage.sums if s.state == "lost"),
+        )
+        self._writer.post_message(summary.message_id, messages.summary_message(summary))
+        return f"{summary.date}: " + (
+            ", ".join(f"{s.common_name} {s.n_events}" for s in summary.species) or "nothing heard"
+        )
+
+
+def _check_trust(settings: Settings) -> None:
+    if settings.mqtt.trust == "own" and not settings.log.enabled:
+        raise ConfigError(
+            "mqtt.trust is 'own', but log.enabled is false, so no receipt would ever come: name "
+            "the hub's logger id, or 'any', or 'none'"
+        )
