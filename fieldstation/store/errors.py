@@ -8,13 +8,17 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, ProgrammingError
 
+from fieldstation.errors import MendableError
+
+from fieldstation.errors import MendableError
+
 SERVER_BUSY = ("40001", "40P01", "55P03")
 """PostgreSQL: serialization failure, deadlock, lock not available"""
 SERVER_FORBIDS = "42501"
 """PostgreSQL: insufficient privilege"""
 
 
-class StoreError(Exception):
+class StoreError(MendableError):
     """The database cannot be used; the text says what is wrong and what to mend."""
 
 

@@ -108,7 +108,7 @@ def _create_view() -> None:
         CREATE VIEW detection_view AS
         SELECT event_id, station, sequence, scientific_name, common_name, probability,
                threshold, {started} AS started, {ended} AS ended,
-               (ended_at - started_at) / 1000000.0 AS duration_s,
+               CAST(ended_at - started_at AS DOUBLE PRECISION) / 1000000 AS duration_s,
                substr(started_local, 1, 10) AS local_date,
                substr(started_local, 12, 8) AS local_time, timezone,
                latitude, longitude, place, clip, source, encoder_id, n_windows,
