@@ -1,0 +1,1 @@
+"""Recordings of events: a ring of recent audio, a gate for human voices, FLAC files, retention."""
