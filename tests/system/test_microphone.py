@@ -1,0 +1,235 @@
+"""A recording played into a microphone is heard as the same recording read from its file.
+
+The microphone is PipeWire's null sink; the station behind it is `fieldstation run` as a user
+starts it, with PortAudio, the embedded broker and the log. What it heard is read by strangers:
+`mosquitto_sub` and `sqlite3`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from fieldstation import demo
+from fieldstation.bundle import DEFAULT_NAME, find_bundle, load_bundle
+from tests.onnx_models import make_tone_bundle, tone
+from tests.system import sound
+from tests.system.sound import SoundServer, sound_server
+
+RATE = 48_000
+PATIENCE_S = 60.0
+US_PER_S = 1_000_000
+QUERY = "SELECT event_id, scientific_name, started_at FROM detections ORDER BY started_at"
+CAPTURE = """
+import sys
+import sounddevice
+taken = sounddevice.rec(int(sys.argv[2]), samplerate=48_000, channels=1, dtype="int16")
+sounddevice.wait()
+open(sys.argv[1], "wb").write(taken.tobytes())
+"""
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(sound.why_not()), reason=sound.why_not() or ""),
+    *(
+        pytest.mark.skipif(shutil.which(tool) is None, reason=f"needs {tool}")
+        for tool in ("mosquitto_sub", "sqlite3")
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An event as a stranger reads it."""
+
+    id: str
+    name: str
+    started_s: float
+
+
+@pytest.fixture
+def server() -> Iterator[SoundServer]:
+    """A sound server with a virtual microphone."""
+    with sound_server(RATE) as running:
+        yield running
+
+
+def command(folder: Path, bundle: Path, *options: str) -> list[str]:
+    """Return a station's command line, with settings written for it."""
+    folder.mkdir()
+    settings = folder / "settings.toml"
+    settings.write_text(
+        '[station]\nname = "ears"\ntimezone = "UTC"\n[mqtt]\nport = 0\n'
+        f"[model]\nbundle = {json.dumps(str(bundle))}\n"
+    )
+    station = [sys.executable, "-m", "fieldstation", "run", "--config", str(settings)]
+    return [*station, "--state", str(folder / "state"), *options]
+
+
+@contextmanager
+def listening(server: SoundServer, folder: Path, bundle: Path) -> Iterator[Path]:
+    """Run a station on the microphone, with a subscriber; give the file of what that one sees."""
+    with (folder.parent / "station.log").open("wb") as output:
+        station = subprocess.Popen(
+            command(folder, bundle),
+            env=server.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        server.wait_for_listener(lambda: station.poll() is None)
+        seen = folder / "seen.jsonl"
+        with subscriber(folder / "state" / "broker" / "reader.json", seen):
+            yield seen
+        station.send_signal(signal.SIGTERM)
+        assert station.wait(PATIENCE_S) == 0
+    finally:
+        print((folder.parent / "station.log").read_text())
+        station.kill()
+        station.wait()
+
+
+@contextmanager
+def subscriber(access: Path, seen: Path) -> Iterator[None]:
+    """Run mosquitto_sub on the station's own broker, writing each detection as a line."""
+    reader = json.loads(access.read_text())
+    url = reader["url"].replace("reader@", f"reader:{reader['password']}@")
+    address = ["-L", f"{url}/fieldstation/+/detection", "-q", "1"]
+    with seen.open("wb") as lines:
+        process = subprocess.Popen(["mosquitto_sub", *address], stdout=lines)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def seen_by_subscriber(lines: Path) -> list[str]:
+    """Return the ids of the detections that mosquitto_sub printed."""
+    return [json.loads(line)["event_id"] for line in lines.read_text().splitlines()]
+
+
+def read_log(folder: Path) -> list[Heard]:
+    """Return what the sqlite3 shell reads from a station's log."""
+    rows = subprocess.run(
+        ["sqlite3", "-json", str(folder / "state" / "log.db"), QUERY],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    return [
+        Heard(row["event_id"], row["scientific_name"], row["started_at"] / US_PER_S)
+        for row in json.loads(rows or "[]")
+    ]
+
+
+def hear_file(folder: Path, bundle: Path, file: Path) -> list[Heard]:
+    """Return what a station logs of a file by --source."""
+    subprocess.run(
+        command(folder, bundle, "--source", str(file)),
+        check=True,
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE_S,
+    )
+    return read_log(folder)
+
+
+def hear_microphone(
+    server: SoundServer, folder: Path, bundle: Path, file: Path, n_expected: int
+) -> list[Heard]:
+    """Return what a station logs of the same file played to it, and check the subscriber."""
+    with listening(server, folder, bundle) as lines:
+        assert server.play(file).wait() == 0
+        wait_until(lambda: len(read_log(folder)) >= n_expected)
+        wait_until(lambda: len(seen_by_subscriber(lines)) >= n_expected)
+        seen = seen_by_subscriber(lines)
+    logged = read_log(folder)
+    assert len(seen) >= n_expected
+    assert set(seen) <= {heard.id for heard in logged}
+    return logged
+
+
+def wait_until(so: Callable[[], bool]) -> None:
+    """Wait until something is so, or for as long as patience lasts; the caller compares."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not so() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def with_silence(samples: np.ndarray, path: Path, rate: int = RATE) -> Path:
+    """Write samples between stretches of silence, so that every event begins and closes in it."""
+    silence = np.zeros(8 * rate, np.float32)
+    soundfile.write(path, np.concatenate([silence[: 2 * rate], samples, silence]), rate)
+    return path
+
+
+def assert_same(live: list[Heard], from_file: list[Heard], hop_s: float) -> None:
+    """The same names in the same order, each start within one hop of the file's.
+
+    When the playing began is not known to the sample: what is compared is each start against the
+    others, about their median distance.
+    """
+    assert [h.name for h in live] == [h.name for h in from_file]
+    distances = [a.started_s - b.started_s for a, b in zip(live, from_file, strict=True)]
+    began = statistics.median(distances)
+    assert max(abs(distance - began) for distance in distances) <= hop_s
+
+
+def test_the_virtual_microphone_is_exact(server: SoundServer, tmp_path: Path) -> None:
+    """Before the station is judged by it: what is played in comes out, sample for sample."""
+    noise = np.random.default_rng(1).integers(-20_000, 20_000, 2 * RATE).astype(np.int16)
+    noise[0] = 1
+    soundfile.write(tmp_path / "noise.wav", noise, RATE)
+    recorder = subprocess.Popen(
+        [sys.executable, "-c", CAPTURE, tmp_path / "taken", str(8 * RATE)], env=server.environment
+    )
+    server.wait_for_listener(lambda: recorder.poll() is None)
+    server.play(tmp_path / "noise.wav").wait()
+    assert recorder.wait() == 0
+    taken = np.fromfile(tmp_path / "taken", np.int16)
+    begin = int(np.flatnonzero(taken)[0])
+    np.testing.assert_array_equal(taken[begin : begin + len(noise)], noise)
+
+
+def test_tones_are_heard_as_from_their_file(server: SoundServer, tmp_path: Path) -> None:
+    """Five calls of two species, known to the sample: live and from file they are the same."""
+    bundle = make_tone_bundle(tmp_path / "tones")
+    calls = [(2_000, 1.5), (4_000, 2.0), (2_000, 0.7), (4_000, 3.1), (2_000, 1.0)]
+    pause = np.zeros(round(2.3 * RATE), np.float32)
+    samples = [part for hz, s in calls for part in (tone(hz, s, RATE), pause)]
+    file = with_silence(np.concatenate(samples), tmp_path / "20260501_040000.wav")
+    from_file = hear_file(tmp_path / "file", bundle.path, file)
+    assert len(from_file) == len(calls)
+    live = hear_microphone(server, tmp_path / "live", bundle.path, file, len(calls))
+    assert_same(live, from_file, hop_s=bundle.window_s / 2)
+
+
+def test_the_demo_is_heard_as_from_its_file(server: SoundServer, tmp_path: Path) -> None:
+    """The shipped bundle names the shipped Chaffinch in both, beginning within one hop.
+
+    The windows of the two begin at other samples, so that a faint call may pass its threshold in
+    one only; every event of each must begin where the other has the same name.
+    """
+    bundle = load_bundle(find_bundle(DEFAULT_NAME))
+    samples, rate = soundfile.read(demo.RECORDING, dtype="float32")
+    file = with_silence(samples, tmp_path / "20190101_163410.wav", rate)
+    from_file = hear_file(tmp_path / "file", bundle.path, file)
+    assert "Fringilla coelebs" in {heard.name for heard in from_file}
+    live = hear_microphone(server, tmp_path / "live", bundle.path, file, len(from_file))
+    assert_same(live, from_file, bundle.window_s / 2)
