@@ -14,10 +14,12 @@ import hashlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +29,20 @@ from fieldstation.records import Label, LabelKind
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent / "bundles"
-DEFAULT_NAME = "garden"
 ACTIVATIONS = ("softmax", "sigmoid")
 DEFAULT_TOLERANCE = {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}
+
+
+_DAMAGED_ARRAYS = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    BadZipFile,
+    NotImplementedError,
+    zlib.error,
+)
+"""What numpy and zipfile raise on a damaged .npz"""
 
 
 class BundleError(MendableError):
@@ -149,7 +162,8 @@ def load_bundle(path: Path) -> Bundle:
             licence=str(raw.get("licence", "unknown")),
             trained_on=dict(raw.get("trained_on", {})),
             metrics=dict(raw.get("metrics", {})),
-            tolerance={**DEFAULT_TOLERANCE, **raw.get("tolerance", {})},
+            tolerance=DEFAULT_TOLERANCE
+            | {name: float(value) for name, value in raw.get("tolerance", {}).items()},
         )
     except KeyError as error:
         raise BundleError(f"{path}/bundle.json lacks {error}: fetch the bundle again") from error
@@ -167,21 +181,16 @@ def load_golden(bundle: Bundle) -> Golden:
     """
     path = bundle.path / "golden.npz"
     try:
+        with ZipFile(path) as archive:
+            if damaged := archive.testzip():  # before numpy parses headers: it raises anything
+                raise BadZipFile(f"bad checksum of {damaged}")
         with np.load(path, allow_pickle=False) as arrays:
             golden = Golden(
                 np.asarray(arrays["waveform"], np.float32), np.asarray(arrays["logits"], np.float32)
             )
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except _DAMAGED_ARRAYS as error:
         raise BundleError(f"{path} is missing or damaged: {error}: fetch it again") from error
-    n = golden.waveform.shape[0]
-    if golden.waveform.shape != (n, bundle.samples_per_window) or golden.logits.shape != (
-        n,
-        len(bundle.labels),
-    ):
-        raise BundleError(
-            f"{path} holds {golden.waveform.shape} -> {golden.logits.shape}; the bundle says "
-            f"[n, {bundle.samples_per_window}] -> [n, {len(bundle.labels)}]: fetch it again"
-        )
+    _check_golden(path, golden, bundle)
     return golden
 
 
@@ -231,6 +240,18 @@ def _label(entry: Mapping[str, Any]) -> Label:
     return Label(str(entry["scientific_name"]), str(entry["common_name"]), kind)
 
 
+def _check_golden(path: Path, golden: Golden, bundle: Bundle) -> None:
+    n = len(golden.logits) if golden.logits.ndim else 0
+    wanted = (n, bundle.samples_per_window), (n, len(bundle.labels))
+    if n < 1 or (golden.waveform.shape, golden.logits.shape) != wanted:
+        raise BundleError(
+            f"{path} holds {golden.waveform.shape} -> {golden.logits.shape}; the bundle says "
+            f"[n, {bundle.samples_per_window}] -> [n, {len(bundle.labels)}]: fetch it again"
+        )
+    if not (np.isfinite(golden.waveform).all() and np.isfinite(golden.logits).all()):
+        raise BundleError(f"{path} holds values that are not finite: fetch it again")
+
+
 def _check(bundle: Bundle) -> None:
     where = f"{bundle.path}/bundle.json"
     n = len(bundle.labels)
@@ -248,9 +269,32 @@ def _check(bundle: Bundle) -> None:
         raise BundleError(f"{where}: temperature is {bundle.temperature}; must be above 0")
     if bundle.activation not in ACTIVATIONS:
         raise BundleError(f"{where}: activation is {bundle.activation!r}; one of {ACTIVATIONS}")
+    _check_names(where, bundle)
+    if not all(tolerance > 0 for tolerance in bundle.tolerance.values()):
+        raise BundleError(f"{where}: tolerance {dict(bundle.tolerance)} must be above 0")
+    _check_encoder(bundle)
+
+
+def _check_names(where: str, bundle: Bundle) -> None:
+    """Check that the graph's ends are named; only the optional outputs may have none."""
+    optional = {"embedding": bundle.outputs.embedding, "mel": bundle.outputs.mel}
+    names = {
+        "logits": bundle.outputs.logits,
+        **{k: v for k, v in optional.items() if v is not None},
+    }
+    for role, name in names.items():
+        if not isinstance(name, str) or not name:
+            raise BundleError(f"{where}: outputs.{role} is {name!r}; must be a name")
+
+
+def _check_encoder(bundle: Bundle) -> None:
+    """Check that the graph is there and is the one that was described."""
     if not bundle.encoder_path.is_file():
         raise BundleError(f"{bundle.encoder_path} is missing: fetch the bundle again")
-    found = hash_file(bundle.encoder_path)[:16]
+    try:
+        found = hash_file(bundle.encoder_path)[:16]
+    except OSError as error:
+        raise BundleError(f"{bundle.encoder_path} cannot be read: {error.strerror}") from error
     if found != bundle.encoder_id:
         raise BundleError(
             f"{bundle.encoder_path} hashes to {found}; bundle.json says {bundle.encoder_id}: "

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,12 +42,9 @@ from fieldstation.mqtt.publisher import Publisher, Trust
 from fieldstation.notify import Notifier
 from fieldstation.records import (
     ClipState,
-    Detection,
     Health,
-    Interval,
     OutboxRow,
     Prediction,
-    Quarantined,
     StationIdentity,
 )
 from fieldstation.schedule import Chore, Chores
@@ -56,7 +53,7 @@ from fieldstation.station import Recorder, Station, make_ear
 from fieldstation.store import query
 from fieldstation.store.backup import back_up
 from fieldstation.store.errors import StoreError, StoreUnavailable
-from fieldstation.store.log_db import LogStore, Outcome
+from fieldstation.store.late_log import LateLog
 from fieldstation.store.query import Filter
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import StoreThread
@@ -122,55 +119,6 @@ class Outbox:
     def confirm(self, ids: Sequence[str], /) -> None:
         """Take rows out soon."""
         self._writer.post_confirm(ids)
-
-
-class LateLog:
-    """A log that is opened when it first answers: a database server may start after us.
-
-    What a person must mend (a newer or damaged database, a wrong url) is raised at once.
-    """
-
-    def __init__(self, url: str) -> None:
-        """Try to open it.
-
-        Raises:
-            StoreError: it will not open by waiting.
-        """
-        self._url = url
-        self._log: LogStore | None = None
-        try:
-            self.opened()
-        except StoreUnavailable as error:
-            log.warning("%s; trying again", error)
-
-    def opened(self) -> LogStore:
-        """Return the log.
-
-        Raises:
-            StoreUnavailable: not yet.
-        """
-        if self._log is None:
-            self._log = LogStore(self._url)
-        return self._log
-
-    def record(self, detections: Sequence[Detection], received_at: int) -> list[Outcome]:
-        """Write detections; see LogStore."""
-        return self.opened().record(detections, received_at)
-
-    def record_coverage(
-        self, station: str, station_key: str, intervals: Iterable[Interval]
-    ) -> None:
-        """Write intervals; see LogStore."""
-        self.opened().record_coverage(station, station_key, intervals)
-
-    def quarantine(self, message: Quarantined) -> None:
-        """Keep what does not fit; see LogStore."""
-        self.opened().quarantine(message)
-
-    def close(self) -> None:
-        """Close it, if it ever opened."""
-        if self._log is not None:
-            self._log.close()
 
 
 class Service:

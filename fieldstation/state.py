@@ -111,6 +111,17 @@ class State:
         """
         return Lock(self.folder)
 
+    def chosen_bundle(self) -> str:
+        """Return the model that `bundle use` chose; empty where none was."""
+        try:
+            return (self.folder / "bundle.use").read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
+    def choose_bundle(self, name: str) -> None:
+        """Make a model the one that `run` takes unless the settings name another."""
+        (self.folder / "bundle.use").write_text(name + "\n", encoding="utf-8")
+
     def write_health(self, values: Mapping[str, Any]) -> None:
         """Renew the health file in one step."""
         temporary = self.health.with_suffix(".tmp")

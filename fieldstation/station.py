@@ -18,6 +18,7 @@ from fieldstation.analysis.classifier import Classifier
 from fieldstation.analysis.tracker import Tracker
 from fieldstation.audio.windows import Windower
 from fieldstation.bundle import Bundle
+from fieldstation.clips.writer import clip_name
 from fieldstation.clock import US_PER_S, Clock, local
 from fieldstation.config import ConfigError, Settings
 from fieldstation.mqtt.messages import detection_message
@@ -145,14 +146,15 @@ class Recorder:
         self._who = who
         self._sink = sink
         self._source = source
-        self._clip = ClipState.WAITING if with_clip else ClipState.OFF
+        self._with_clip = with_clip
         self._with_embedding = with_embedding
 
     def record(self, event: Event) -> None:
         """Post the event together with the message that tells it."""
         log.info("%s", describe(event, self._who.timezone))
+        clip = ClipState.WAITING if self._with_clip else ClipState.OFF
         self._sink.post_event(
-            event, lambda sequence: detection_message(self._tell(event, sequence)), self._clip
+            event, lambda sequence: detection_message(self._tell(event, sequence)), clip
         )
 
     def _tell(self, event: Event, sequence: int) -> Detection:
@@ -174,6 +176,7 @@ class Recorder:
             latitude=self._who.place.latitude,
             longitude=self._who.place.longitude,
             place=self._who.place.name,
+            clip=clip_name(event, self._who.timezone) if self._with_clip else None,
             source=event.file.path if event.file else self._source,
             embedding=None if embedding is None else embedding.astype("<f2").tobytes(),
         )

@@ -12,6 +12,9 @@ from fieldstation.config import ConfigError, Settings
 from fieldstation.records import Place, StationIdentity
 from fieldstation.state import State
 
+DEFAULT_BUNDLE = "garden"
+"""The one that is shipped"""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -26,6 +29,10 @@ class Context:
         station = self.settings.station
         place = Place(station.place or None, station.latitude, station.longitude)
         return StationIdentity(name or station.name, self.state.key(), station.timezone, place)
+
+    def bundle_name(self) -> str:
+        """Return the model to use: the settings', the one that `bundle use` chose, the shipped."""
+        return self.settings.model.bundle or self.state.chosen_bundle() or DEFAULT_BUNDLE
 
     def log_url(self) -> str:
         """Return the SQLAlchemy url of this station's log."""

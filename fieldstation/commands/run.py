@@ -225,10 +225,9 @@ def _prepared(context: Context) -> StationIdentity:
 
 
 def _bundle(context: Context, named: str | None) -> Bundle:
-    from fieldstation.bundle import DEFAULT_NAME, find_bundle, load_bundle
+    from fieldstation.bundle import find_bundle, load_bundle
 
-    name = named or context.settings.model.bundle or DEFAULT_NAME
-    return load_bundle(find_bundle(name, context.state.folder))
+    return load_bundle(find_bundle(named or context.bundle_name(), context.state.folder))
 
 
 def _opener(args: argparse.Namespace, settings: Settings) -> Callable[[OnWait], AudioSource]:
