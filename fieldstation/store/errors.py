@@ -10,8 +10,6 @@ from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, Programm
 
 from fieldstation.errors import MendableError
 
-from fieldstation.errors import MendableError
-
 SERVER_BUSY = ("40001", "40P01", "55P03")
 """PostgreSQL: serialization failure, deadlock, lock not available"""
 SERVER_FORBIDS = "42501"

@@ -113,7 +113,7 @@ class LogStore:
         with self.database.write() as connection:
             new = _insert_first(connection, rows)
             conflicts = _compare(connection, {i: r for i, r in rows.items() if i not in new})
-            _count_days(connection, [rows[index] for index in new])
+            _count_days(connection, [rows[index] for index in sorted(new)])
             for index in rows:
                 outcomes[index] = Outcome.CONFLICT if index in conflicts else Outcome.SAME
             for index in new:
@@ -239,6 +239,7 @@ def _count_days(connection: Connection, rows: Iterable[Values]) -> None:
 
 def _add(day: Values, more: Values) -> Values:
     return day | {
+        "common_name": more["common_name"],
         "n": day["n"] + more["n"],
         "max_probability": max(day["max_probability"], more["max_probability"]),
         "first_at": min(day["first_at"], more["first_at"]),
@@ -253,6 +254,7 @@ def _adding(connection: Connection) -> Insert:
     return statement.on_conflict_do_update(
         index_elements=["station", "local_date", "scientific_name"],
         set_={
+            "common_name": more.common_name,
             "n": DAILY.c.n + more.n,
             "max_probability": greater(DAILY.c.max_probability, more.max_probability),
             "first_at": lesser(DAILY.c.first_at, more.first_at),

@@ -70,7 +70,8 @@ def bring_up_to_date(database: Database, schema: Schema) -> None:
 
 def _version(connection: Connection, name: str, schema: Schema) -> int:
     """Return the number of the migration the tables are at; 0 of an empty database."""
-    tables = inspect(connection).get_table_names()
+    inspector = inspect(connection)
+    tables = inspector.get_table_names() + inspector.get_view_names()
     if VERSION_TABLE not in tables:
         if tables:
             raise StoreError(

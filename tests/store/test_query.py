@@ -1,0 +1,177 @@
+"""Questions people ask of the log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fieldstation.clock import US_PER_S
+from fieldstation.records import Detection, Hearing, Interval
+from fieldstation.store.log_db import LogStore
+from fieldstation.store.query import (
+    CoverageSum,
+    Filter,
+    SpeciesCount,
+    Stretch,
+    coverage,
+    cut_interval,
+    detections,
+    matches,
+    species,
+)
+from fieldstation.store.station_db import StationStore
+from tests.store.examples import DAWN, MINUTE, detection, interval
+
+DAY = 24 * 60 * MINUTE
+GREAT_TIT = detection(1)
+BLUE_TIT = detection(
+    2,
+    scientific_name="Cyanistes caeruleus",
+    common_name="Blue Tit",
+    started_at=DAWN + MINUTE,
+    probability=0.6,
+)
+OWL = detection(
+    3,
+    scientific_name="Strix aluco",
+    common_name="Öster-Eule",
+    station="pond",
+    started_at=DAWN + 2 * MINUTE,
+)
+LATER_TIT = detection(4, common_name="Kohlmeise", started_at=DAWN + DAY, probability=0.95)
+ALL = [LATER_TIT, OWL, BLUE_TIT, GREAT_TIT]
+
+
+@pytest.fixture
+def heard(log: LogStore) -> LogStore:
+    """A log with four detections of three species by two stations."""
+    log.record(ALL, DAWN)
+    return log
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Filter(), ALL),
+        (Filter(limit=2), ALL[:2]),
+        (Filter(species="parus MAJOR"), [LATER_TIT, GREAT_TIT]),
+        (Filter(species="great tit"), [LATER_TIT, GREAT_TIT]),
+        (Filter(species="tit"), [LATER_TIT, BLUE_TIT, GREAT_TIT]),
+        (Filter(species="öster-eule"), [OWL]),
+        (Filter(species="%"), []),
+        (Filter(species="reat"), []),
+        (Filter(since=DAWN + MINUTE), ALL[:3]),
+        (Filter(until=DAWN + MINUTE), [GREAT_TIT]),
+        (Filter(since=DAWN + MINUTE, until=DAWN + DAY), [OWL, BLUE_TIT]),
+        (Filter(min_probability=0.875), [LATER_TIT, OWL, GREAT_TIT]),
+        (Filter(station="pond"), [OWL]),
+        (Filter(station="pond", species="tit"), []),
+    ],
+)
+def test_a_filter_chooses_newest_first(
+    heard: LogStore, wanted: Filter, expected: list[Detection]
+) -> None:
+    """Every condition by itself and together; names by any word, in either case."""
+    assert list(detections(heard, wanted)) == expected
+
+
+def test_at_the_same_instant_the_order_is_fixed(log: LogStore) -> None:
+    """Two species in one window come in the same order every time."""
+    log.record([detection(n) for n in (2, 1, 3)], DAWN)
+    assert list(detections(log, Filter())) == [detection(n) for n in (3, 2, 1)]
+
+
+def test_species_are_counted(heard: LogStore) -> None:
+    """Most heard first, under the name that was told last."""
+    assert species(heard, Filter()) == [
+        SpeciesCount("Parus major", "Kohlmeise", 2, DAWN, DAWN + DAY, 0.95),
+        SpeciesCount("Cyanistes caeruleus", "Blue Tit", 1, DAWN + MINUTE, DAWN + MINUTE, 0.6),
+        SpeciesCount("Strix aluco", "Öster-Eule", 1, DAWN + 2 * MINUTE, DAWN + 2 * MINUTE, 0.875),
+    ]
+    assert [one.n for one in species(heard, Filter(until=DAWN + MINUTE))] == [1]
+    assert species(heard, Filter(species="magpie")) == []
+
+
+def test_a_long_answer_is_not_held_in_memory(heard: LogStore) -> None:
+    """The first row is there although the rest was not asked for, and the log stays usable."""
+    answer = detections(heard, Filter())
+    assert next(answer) == LATER_TIT
+    answer.close()
+    assert len(list(detections(heard, Filter()))) == 4
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_meant"),
+    [
+        ("Great Tit", True),
+        ("great  tit ", True),
+        ("t", True),
+        ("major", True),
+        ("it", False),
+        ("Great Tits", False),
+    ],
+)
+def test_a_word_may_be_left_unfinished(typed: str, is_meant: bool) -> None:
+    """What is typed is the beginning of a word of either name."""
+    assert matches(typed, "Parus major", "Great Tit") is is_meant
+
+
+def test_coverage_sums_by_station_state_and_cause(log: LogStore) -> None:
+    """Intervals are cut to the time asked for; a clock step is told but is no time."""
+    lost = interval(DAWN + MINUTE, 30.0, state=Hearing.LOST, cause="microphone")
+    step = interval(DAWN + MINUTE, -3600.0, state=Hearing.CLOCK_STEP, cause="clock")
+    heard = [interval(DAWN, 60.0), lost, step, interval(DAWN + 2 * MINUTE, 60.0)]
+    log.record_coverage("garden", "k1", heard)
+    log.record_coverage("pond", "k2", [interval(DAWN, 600.0)])
+    found = coverage(log, DAWN + MINUTE // 2, DAWN + 3 * MINUTE)
+    assert found.sums == (
+        CoverageSum("garden", Hearing.CLOCK_STEP, "clock", -3600.0, 1),
+        CoverageSum("garden", Hearing.HEARD, "", 90.0, 2),
+        CoverageSum("garden", Hearing.LOST, "microphone", 30.0, 1),
+        CoverageSum("pond", Hearing.HEARD, "", 150.0, 1),
+    )
+    first = interval(DAWN + MINUTE // 2, 30.0)
+    assert found.stretches[0] == Stretch("garden", first)
+    assert coverage(log, DAWN, DAWN + 1, station="pond").sums == (
+        CoverageSum("pond", Hearing.HEARD, "", 1e-6, 1),
+    )
+
+
+def test_a_station_answers_from_its_own_ledger(store: StationStore) -> None:
+    """The same question before the log has it."""
+    store.record_intervals([interval(DAWN, 60.0), interval(DAWN + MINUTE, 60.0)])
+    found = coverage(store, DAWN, DAWN + 90 * US_PER_S)
+    assert found.sums == (CoverageSum("", Hearing.HEARD, "", 90.0, 2),)
+
+
+INSTANTS = st.integers(DAWN - 100 * MINUTE, DAWN + 100 * MINUTE)
+
+
+@given(
+    started_at=INSTANTS,
+    duration_us=st.integers(1, 50 * MINUTE),
+    cuts=st.lists(INSTANTS, max_size=6),
+)
+def test_days_cut_apart_sum_to_the_whole(
+    started_at: int, duration_us: int, cuts: list[int]
+) -> None:
+    """However a time is divided, an interval's parts are disjoint and lose nothing."""
+    whole = interval(started_at, duration_us / US_PER_S)
+    edges = sorted({*cuts, DAWN - 200 * MINUTE, DAWN + 200 * MINUTE})
+    parts = [
+        part for since, until in pairwise(edges) if (part := cut_interval(whole, since, until))
+    ]
+    assert sum(part.duration_s for part in parts) == pytest.approx(whole.duration_s, abs=1e-6)
+    assert parts[0].started_at == started_at
+    assert all(part == replace(part, run_id=whole.run_id) for part in parts)
+
+
+@given(at=INSTANTS, since=INSTANTS, until=INSTANTS)
+def test_a_clock_step_is_in_one_day_only(at: int, since: int, until: int) -> None:
+    """It has an instant, not an extent, though its duration may be negative."""
+    step = Interval("run1", at, -7200.0, Hearing.CLOCK_STEP, "clock")
+    assert (cut_interval(step, since, until) == step) is (since <= at < until)
