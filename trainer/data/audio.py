@@ -1,0 +1,118 @@
+"""Recordings decoded once, to one rate, into one memory-mapped file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from trainer.data.recordings import DataError, Recording, file_hash
+
+FORMAT = 1
+"""Part of the cache's key: raise it when decoding changes"""
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AudioSet:
+    """Decoded recordings, end to end in one array.
+
+    float32, not int16: a network that hears the noise of a conversion in training and none in
+    the field hears two different silences.
+    """
+
+    recordings: tuple[Recording, ...]
+    """Those that could be decoded"""
+    samples: Samples
+    """float32 [total], memory-mapped, read-only"""
+    starts: NDArray[np.int64]
+    """First sample of each recording, and the end: [recordings + 1]"""
+    sample_rate: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(file, reason) of those that could not"""
+
+    def of(self, index: int) -> Samples:
+        """Return the samples of one recording."""
+        return self.samples[self.starts[index] : self.starts[index + 1]]
+
+    @property
+    def seconds(self) -> float:
+        """Return how long all recordings are together."""
+        return len(self.samples) / self.sample_rate
+
+
+def decode(path: Path, sample_rate: int) -> Samples:
+    """Return a file as mono float32 at `sample_rate`.
+
+    Raises:
+        DataError: unreadable, empty, or not finite.
+    """
+    try:
+        samples, rate = sf.read(path, dtype="float32", always_2d=True)
+    except (sf.LibsndfileError, OSError) as error:
+        raise DataError(f"{path.name} cannot be decoded: {error}") from error
+    if not len(samples):
+        raise DataError(f"{path.name} is empty")
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path.name} holds samples that are not finite")
+    mono = samples.mean(axis=1)
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+    return np.ascontiguousarray(mono, np.float32)
+
+
+def load_audio(recordings: Sequence[Recording], sample_rate: int, cache: Path) -> AudioSet:
+    """Return the recordings' audio, decoded now or found in `cache`.
+
+    The cache is keyed by the content of the files; a file that cannot be decoded is skipped and
+    named in `skipped`.
+
+    Raises:
+        DataError: not one recording could be decoded.
+    """
+    hashes = [file_hash(r.path) for r in recordings]
+    key = hashlib.sha256("\n".join([str(FORMAT), str(sample_rate), *hashes]).encode())
+    place = cache / f"audio-{sample_rate}-{key.hexdigest()[:16]}"
+    if not place.with_suffix(".json").is_file():
+        _fill(place, recordings, sample_rate)
+    index = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+    skipped = {int(at): reason for at, reason in index["skipped"].items()}
+    kept = tuple(r for at, r in enumerate(recordings) if at not in skipped)
+    if not kept:
+        raise DataError(f"none of {len(recordings)} recordings could be decoded: {skipped}")
+    return AudioSet(
+        recordings=kept,
+        samples=np.memmap(place.with_suffix(".f32"), np.float32, mode="r"),
+        starts=np.asarray(index["starts"], np.int64),
+        sample_rate=sample_rate,
+        skipped=tuple((recordings[at].file, reason) for at, reason in skipped.items()),
+    )
+
+
+def _fill(place: Path, recordings: Sequence[Recording], sample_rate: int) -> None:
+    """Decode all recordings; the index is written last, so a broken-off cache is no cache."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    starts, skipped = [0], {}
+    with place.with_suffix(".f32").open("wb") as out:
+        for at, recording in enumerate(
+            tqdm(recordings, desc="decoding", unit="file", disable=None)
+        ):
+            try:
+                samples = decode(recording.path, sample_rate)
+            except DataError as error:
+                skipped[at] = str(error)
+                continue
+            out.write(samples.tobytes())
+            starts.append(starts[-1] + len(samples))
+    temporary = place.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps({"starts": starts, "skipped": skipped}), encoding="utf-8")
+    temporary.replace(place.with_suffix(".json"))

@@ -1,0 +1,199 @@
+"""What an encoder is taught and judged with: species, background, other birds, and their splits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldstation.records import Label, LabelKind
+from trainer.data.audio import AudioSet, load_audio
+from trainer.data.recordings import (
+    DataError,
+    Recording,
+    content_hash,
+    held_out,
+    read_recordings,
+    refuse_empty_classes,
+    species_of,
+)
+from trainer.data.windows import WindowGrid, WindowSet, active_windows
+
+NO_BIRD = Label("no bird", "No bird", LabelKind.NO_BIRD)
+HELD_BACKGROUND = 0.7
+"""Share of background/ that is never trained on: with the night clips, ten minutes to judge by"""
+HELD_OTHER_BIRDS = 0.2
+NIGHT_HOURS = (22, 4)
+"""A field recording of these hours, by the local time in its name, counts as background"""
+
+
+class Role(IntEnum):
+    """What a recording is for."""
+
+    SPECIES = 0
+    BACKGROUND = 1
+    OTHER_BIRD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Folders that make a corpus; None where one is left out."""
+
+    species: Path
+    background: Path | None = None
+    other_birds: Path | None = None
+    night: Path | None = None
+    """Unlabelled field recordings, of which those made at night are held-out background"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Corpus:
+    """Decoded recordings with their targets and splits; arrays are per recording."""
+
+    audio: AudioSet
+    labels: tuple[Label, ...]
+    target: NDArray[np.int64]
+    """Index into `labels`"""
+    role: NDArray[np.int64]
+    held: NDArray[np.bool_]
+    """Never trained on"""
+    content_hash: str
+
+    def held_of(self, role: Role) -> NDArray[np.int64]:
+        """Return the held-out recordings of a role."""
+        return np.flatnonzero(self.held & (self.role == role))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingWindows:
+    """Windows to train on, and how an epoch draws from them."""
+
+    windows: WindowSet
+    target: NDArray[np.int64]
+    role: NDArray[np.int64]
+    negative_share: float
+    """Of an epoch's windows: half background, half other birds"""
+
+    def epoch(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Return an epoch's windows in random order: all of species, some of the negatives."""
+        species = np.flatnonzero(self.role == Role.SPECIES)
+        n_negatives = round(len(species) * self.negative_share / (1 - self.negative_share))
+        drawn = [species]
+        kinds = [np.flatnonzero(self.role == role) for role in (Role.BACKGROUND, Role.OTHER_BIRD)]
+        kinds = [kind for kind in kinds if len(kind)]
+        for kind in kinds:
+            wanted = n_negatives // len(kinds)
+            drawn.append(generator.choice(kind, wanted, replace=wanted > len(kind)))
+        return generator.permutation(np.concatenate(drawn))
+
+
+def gather(
+    sources: Sources,
+    sample_rate: int,
+    cache: Path,
+    fold: int | None,
+    tiers: Collection[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Corpus:
+    """Read and decode a corpus and hold a fold of it out.
+
+    Args:
+        fold: held-out fold of the species' recordings; None trains on all of them.
+        tiers: licence tiers to use; None uses all.
+        labels: species in logit order; None takes those of the data, sorted.
+
+    Raises:
+        DataError: see `read_recordings`; a class without recordings; a fold that does not exist.
+    """
+    species = read_recordings(sources.species, tiers, labels)
+    background = _optional(sources.background, tiers)
+    night = [r for r in _optional(sources.night, tiers) if recorded_at_night(r)]
+    other = _without(_optional(sources.other_birds, tiers), {r.scientific_name for r in species})
+    recordings = [*species, *background, *night, *other]
+    audio = load_audio(recordings, sample_rate, cache)
+    splits = _splits(species, background, night, other, fold)
+    place = {r.path: (role, is_held) for r, role, is_held in splits}
+    role = np.array([place[r.path][0] for r in audio.recordings], np.int64)
+    held = np.array([place[r.path][1] for r in audio.recordings], np.bool_)
+    chosen = _labels(species, labels, with_no_bird=bool(background or other))
+    _refuse_useless_split(audio.recordings, role, held, chosen, fold)
+    index = {label.scientific_name: i for i, label in enumerate(chosen)}
+    target = [
+        index[r.scientific_name if kind == Role.SPECIES else NO_BIRD.scientific_name]
+        for r, kind in zip(audio.recordings, role, strict=True)
+    ]
+    return Corpus(audio, chosen, np.array(target), role, held, content_hash(recordings))
+
+
+def training_windows(corpus: Corpus, grid: WindowGrid, negative_share: float) -> TrainingWindows:
+    """Return the active windows of all recordings that are not held out."""
+    windows = active_windows(corpus.audio, grid)
+    kept = np.flatnonzero(~corpus.held[windows.recording])
+    windows = WindowSet(corpus.audio, grid, windows.recording[kept], windows.start[kept])
+    return TrainingWindows(
+        windows, corpus.target[windows.recording], corpus.role[windows.recording], negative_share
+    )
+
+
+def recorded_at_night(recording: Recording) -> bool:
+    """Return whether a name ends in a date and a time within `NIGHT_HOURS`."""
+    hour = Path(recording.file).stem.rpartition("_")[2][:2]
+    dusk, dawn = NIGHT_HOURS
+    return hour.isdecimal() and "jura" in recording.file and (int(hour) >= dusk or int(hour) < dawn)
+
+
+def _optional(folder: Path | None, tiers: Collection[str] | None) -> tuple[Recording, ...]:
+    return read_recordings(folder, tiers) if folder else ()
+
+
+def _without(recordings: Sequence[Recording], species: Collection[str]) -> list[Recording]:
+    """Leave out recordings of our own species: they would be taught as no bird."""
+    return [r for r in recordings if r.scientific_name not in species]
+
+
+def _splits(
+    species: Sequence[Recording],
+    background: Sequence[Recording],
+    night: Sequence[Recording],
+    other: Sequence[Recording],
+    fold: int | None,
+) -> list[tuple[Recording, Role, bool]]:
+    """Return each recording's role and whether it is held out."""
+    return [
+        *((r, Role.SPECIES, fold is not None and r.fold == fold) for r in species),
+        *((r, Role.BACKGROUND, held_out(r, HELD_BACKGROUND)) for r in background),
+        *((r, Role.BACKGROUND, True) for r in night),
+        *((r, Role.OTHER_BIRD, held_out(r, HELD_OTHER_BIRDS)) for r in other),
+    ]
+
+
+def _labels(
+    species: Sequence[Recording], names: Sequence[str] | None, *, with_no_bird: bool
+) -> tuple[Label, ...]:
+    known = dict(species_of(species))
+    labels = tuple(Label(name, known.get(name, name)) for name in names or known)
+    return (*labels, NO_BIRD) if with_no_bird else labels
+
+
+def _refuse_useless_split(
+    recordings: Sequence[Recording],
+    role: NDArray[np.int64],
+    held: NDArray[np.bool_],
+    labels: Sequence[Label],
+    fold: int | None,
+) -> None:
+    is_species = role == Role.SPECIES
+    if fold is not None and not (held & is_species).any():
+        folds = sorted({r.fold for r in recordings if r.fold is not None})
+        raise DataError(f"fold {fold} holds no recording: choose one of {folds}, or --all")
+    trained = {
+        r.scientific_name
+        for r, is_ours in zip(recordings, is_species & ~held, strict=True)
+        if is_ours
+    }
+    names = [label.scientific_name for label in labels if label.kind is LabelKind.SPECIES]
+    refuse_empty_classes(names, trained, "to train on")

@@ -1,0 +1,221 @@
+"""A trained encoder as a bundle: graph, thresholds, golden check, card and notice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldstation.bundle import Bundle, Golden, save_bundle
+from fieldstation.records import Label, LabelKind
+from trainer.data.corpus import Corpus, Role
+from trainer.data.recordings import Recording
+from trainer.data.windows import WindowGrid, WindowSet, active_windows, all_windows
+from trainer.encoder.calibration import choose_thresholds, fit_temperature
+from trainer.encoder.fitting import Fitted, judge_network
+from trainer.encoder.judging import Floats, softmax
+from trainer.encoder.mel import LogMel
+from trainer.encoder.running import cpu_session, run_logits
+from trainer.export import export_encoder, parity, store_half
+
+LICENCE = "CC BY-NC-SA 4.0"
+"""Recordings of that licence are among the sources; share-alike passes it on"""
+HALF_PARITY = 1e-2
+"""Largest |Δlogit| that storing the weights as fp16 may cost"""
+TOLERANCE = {"CPUExecutionProvider": 2e-3, "CUDAExecutionProvider": 2e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What turns logits into events."""
+
+    temperature: float
+    thresholds: tuple[float, ...]
+    report: Mapping[str, Any]
+    """What it was fitted on and how often each label's threshold is right"""
+
+
+def calibrate(fitted: Fitted) -> Calibration:
+    """Fit temperature and thresholds on the held-out fold, other birds and background.
+
+    Without a held-out fold the temperature stays 1 and only background speaks: give the
+    calibration of a held-out run instead.
+    """
+    corpus, grid = fitted.corpus, grid_of(fitted)
+    windows = held_windows(corpus, grid)
+    device = next(fitted.network.parameters()).device
+    logits = judge_network(fitted.network, windows, corpus.target, device).logits
+    target, role = corpus.target[windows.recording], corpus.role[windows.recording]
+    has_species = bool((role == Role.SPECIES).any())
+    temperature = fit_temperature(logits, target) if has_species else 1.0
+    probabilities = softmax(logits / temperature)
+    background = probabilities[role == Role.BACKGROUND]
+    species = [i for i, label in enumerate(corpus.labels) if label.kind is LabelKind.SPECIES]
+    thresholds = choose_thresholds(probabilities, target, background, species)
+    held_s = sum(len(corpus.audio.of(i)) for i in corpus.held_of(Role.BACKGROUND))
+    return Calibration(
+        temperature,
+        tuple(thresholds),
+        {
+            "fold": fitted.result["fold"],
+            "background_s": round(held_s / corpus.audio.sample_rate, 1),
+            "background_windows": len(background),
+            "labels": describe_thresholds(corpus.labels, thresholds, probabilities, target),
+        },
+    )
+
+
+def held_windows(corpus: Corpus, grid: WindowGrid) -> WindowSet:
+    """Return active windows of held-out birds and every window of held-out background."""
+    active, every = active_windows(corpus.audio, grid), all_windows(corpus.audio, grid)
+    is_background = corpus.role == Role.BACKGROUND
+    from_active = (corpus.held & ~is_background)[active.recording]
+    from_every = (corpus.held & is_background)[every.recording]
+    return WindowSet(
+        corpus.audio,
+        grid,
+        np.concatenate([active.recording[from_active], every.recording[from_every]]),
+        np.concatenate([active.start[from_active], every.start[from_every]]),
+    )
+
+
+def describe_thresholds(
+    labels: Sequence[Label],
+    thresholds: Sequence[float],
+    probabilities: Floats,
+    target: NDArray[np.int64],
+) -> dict[str, dict[str, float | int | None]]:
+    """Return threshold, precision and recall by window of each species, on held-out windows."""
+    table: dict[str, dict[str, float | int | None]] = {}
+    for i, label in enumerate(labels):
+        if label.kind is not LabelKind.SPECIES:
+            continue
+        above, own = probabilities[:, i] >= thresholds[i], target == i
+        right = int((above & own).sum())
+        table[label.scientific_name] = {
+            "threshold": thresholds[i],
+            "precision": round(right / int(above.sum()), 3) if above.any() else None,
+            "recall": round(right / int(own.sum()), 3) if own.any() else None,
+            "n_windows": int(own.sum()),
+        }
+    return table
+
+
+def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name: str) -> Bundle:
+    """Export a fitted encoder and write its bundle.
+
+    Raises:
+        ExportError: the graph does not run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    profile, corpus = fitted.profile, fitted.corpus
+    graph = folder / "encoder.onnx"
+    waveforms = golden_waveforms(profile.mel.sample_rate, profile.samples_per_window)
+    delta = write_graph(fitted, graph, waveforms)
+    golden = Golden(waveforms, run_logits(cpu_session(graph, n_threads=1), waveforms))
+    bundle = Bundle(
+        path=folder,
+        name=name,
+        encoder_id="",
+        labels=corpus.labels,
+        thresholds=calibration.thresholds,
+        sample_rate=profile.mel.sample_rate,
+        samples_per_window=profile.samples_per_window,
+        activation=profile.activation,
+        temperature=calibration.temperature,
+        licence=LICENCE,
+        trained_on=card(fitted),
+        metrics={
+            "held_out": fitted.result["history"][-1:],
+            "calibration": calibration.report,
+            "export_max_abs_delta_logit": delta,
+        },
+        tolerance=TOLERANCE,
+    )
+    return save_bundle(bundle, golden, notice(corpus.audio.recordings))
+
+
+def write_graph(fitted: Fitted, graph: Path, waveforms: NDArray[np.float32]) -> float:
+    """Export with fp16-stored weights where that costs little; return the largest |Δlogit|."""
+    fitted.network.cpu()
+    export_encoder(fitted.network, fitted.profile.samples_per_window, graph)
+    full = graph.read_bytes()
+    front_end = next(m for m in fitted.network.modules() if isinstance(m, LogMel))
+    store_half(graph, front_end)
+    delta = parity(fitted.network, graph, waveforms)
+    if delta > HALF_PARITY:
+        graph.write_bytes(full)
+        delta = parity(fitted.network, graph, waveforms)
+    return delta
+
+
+def golden_waveforms(sample_rate: int, n_samples: int) -> NDArray[np.float32]:
+    """Return three windows [3, n_samples] to check a station with: silence, a song, noise.
+
+    Synthetic, so that no one's recording travels with the bundle; whole 16-bit steps, so that
+    the file packs well.
+    """
+    generator = np.random.default_rng(20_261_121)
+    at = np.arange(n_samples) / sample_rate
+    pitch = 3500 + 1200 * np.sin(2 * np.pi * 3 * at) - 900 * np.floor(at * 2)
+    gate = (np.sin(2 * np.pi * 7 * at) > 0.2) * np.minimum(1, at)
+    phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
+    song = 0.3 * gate * (np.sin(phase) + 0.3 * np.sin(2 * phase))
+    hiss = generator.standard_normal(n_samples) * 10 ** (-60 / 20)
+    noise = generator.standard_normal(n_samples) * 10 ** (-30 / 20)
+    stacked = np.stack([np.zeros(n_samples), song + hiss, noise])
+    return (np.round(stacked * 32768) / 32768).astype(np.float32)
+
+
+def grid_of(fitted: Fitted) -> WindowGrid:
+    """Return the grid that a station hears by: windows every half window."""
+    n_samples = fitted.profile.samples_per_window
+    return WindowGrid(n_samples, n_samples // 2)
+
+
+def card(fitted: Fitted) -> dict[str, Any]:
+    """Return what the bundle says about its training."""
+    corpus, result = fitted.corpus, fitted.result
+    trained = [r for r, held in zip(corpus.audio.recordings, corpus.held, strict=True) if not held]
+    by_role = Counter(Role(int(role)).name.lower() for role in corpus.role[~corpus.held])
+    kept = ("profile", "fold", "seed", "epochs", "seconds", "n_weights", "data_hash", "device")
+    return {
+        **{key: result[key] for key in kept},
+        "versions": result["versions"],
+        "recordings": dict(by_role),
+        "licence_tiers": sorted({r.licence_tier for r in trained if r.licence_tier}),
+    }
+
+
+def notice(recordings: Iterable[Recording]) -> str:
+    """Return the text of NOTICE: licence, and everyone whose recordings are in the weights."""
+    recordings = list(recordings)
+    recordists = sorted({r.recordist for r in recordings if r.recordist}, key=str.casefold)
+    licences = Counter(r.licence or "none stated" for r in recordings)
+    origins = Counter(r.origin for r in recordings if r.origin)
+    numbers = sorted({int(r.xeno_canto_id) for r in recordings if r.xeno_canto_id.isdecimal()})
+    return "\n".join(
+        [
+            f"The weights in this folder are licensed {LICENCE}: non-commercial, share-alike.",
+            "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+            "They were trained on, or chosen with, other people's recordings, none of which is",
+            "in this folder. The station's code has its own licence (Apache-2.0).",
+            *_section("Licences of the recordings, as their sources state them", licences),
+            *_section("Collections they were taken from", origins),
+            "",
+            f"Recordists ({len(recordists)} named by their sources):",
+            "; ".join(recordists),
+            "",
+            f"xeno-canto recordings ({len(numbers)}; https://xeno-canto.org/NUMBER):",
+            " ".join(f"XC{number}" for number in numbers),
+        ]
+    )
+
+
+def _section(title: str, counts: Counter[str]) -> list[str]:
+    return ["", f"{title}:", *(f"  {n:5d}  {text}" for text, n in counts.most_common())]

@@ -1,0 +1,206 @@
+"""From folders of recordings to a trained encoder: what `trainer.fit encoder` does."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fieldstation.records import LabelKind
+from trainer.data.audio import Samples
+from trainer.data.corpus import Corpus, Role, Sources, gather, training_windows
+from trainer.data.windows import WindowGrid, WindowSet, all_windows
+from trainer.encoder.judging import Judged, mean_by_recording, run_over, softmax, top1
+from trainer.encoder.profiles import Profile, profile_named
+from trainer.encoder.training import Judge, Progress, Training, load_checkpoint, train
+
+NEGATIVE_SHARE = 0.25
+"""Of an epoch's windows, those taught as `no bird`"""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOrder:
+    """What the command line asks for."""
+
+    sources: Sources
+    profile: str
+    folder: Path
+    """Checkpoints, metrics and result"""
+    cache: Path
+    """Decoded audio"""
+    fold: int | None = 0
+    tiers: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    n_epochs: int | None = None
+    """None: as the profile says"""
+    seed: int = 0
+    device: str = "auto"
+    resume: bool = False
+
+
+class OrderError(ValueError):
+    """The order cannot be carried out; the text says what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A trained encoder with what it learnt from."""
+
+    network: nn.Module
+    profile: Profile
+    corpus: Corpus
+    progress: Progress
+    result: Mapping[str, Any]
+
+
+def fit_encoder(order: EncoderOrder) -> Fitted:
+    """Train an encoder and write its result; see `EncoderOrder`.
+
+    Raises:
+        DataError, OrderError, ValueError: the data, the order or the checkpoint do not fit.
+    """
+    profile = profile_named(order.profile)
+    device = choose_device(order.device)
+    corpus = gather(
+        order.sources, profile.mel.sample_rate, order.cache, order.fold, order.tiers, order.labels
+    )
+    training = set_up(order, profile, corpus, device)
+    progress = start_or_resume(training, resume=order.resume)
+    train(training, progress)
+    result = describe_result(order, training, corpus, progress)
+    (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    return Fitted(training.network.eval(), profile, corpus, progress, result)
+
+
+def set_up(order: EncoderOrder, profile: Profile, corpus: Corpus, device: torch.device) -> Training:
+    """Return a training at its beginning."""
+    torch.manual_seed(order.seed)
+    network = profile.build(len(corpus.labels), profile.mel).to(device)
+    grid = WindowGrid(profile.samples_per_window, profile.samples_per_window // 2)
+    return Training(
+        network=network,
+        optimiser=torch.optim.Adam(network.parameters(), profile.learning_rate),
+        windows=training_windows(corpus, grid, NEGATIVE_SHARE),
+        profile=profile,
+        n_epochs=order.n_epochs or profile.epochs,
+        seed=order.seed,
+        device=device,
+        folder=order.folder,
+        judge=held_out_judge(corpus, grid, device),
+    )
+
+
+def start_or_resume(training: Training, *, resume: bool) -> Progress:
+    """Return where to begin.
+
+    Raises:
+        OrderError: there is a checkpoint and nobody said what to do with it, or the reverse.
+    """
+    training.folder.mkdir(parents=True, exist_ok=True)
+    exists = training.checkpoint.is_file()
+    if exists and not resume:
+        raise OrderError(
+            f"{training.folder} holds a checkpoint: add --resume to go on, or give another --run"
+        )
+    return load_checkpoint(training) if exists else Progress()
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` takes a GPU where there is one.
+
+    Raises:
+        OrderError: torch does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OrderError(f"device is {name!r}; {reason}: use cpu or auto") from error
+
+
+def held_out_judge(corpus: Corpus, grid: WindowGrid, device: torch.device) -> Judge:
+    """Return the measure after an epoch: accuracy on the held-out fold, nothing without one."""
+    kept = corpus.held_of(Role.SPECIES)
+    windows = windows_of(corpus, grid, kept)
+    species = [i for i, label in enumerate(corpus.labels) if label.kind is LabelKind.SPECIES]
+
+    def judge(network: nn.Module) -> Mapping[str, float]:
+        if not len(kept):
+            return {}
+        judged = judge_network(network, windows, corpus.target[kept], device)
+        probabilities = softmax(judged.logits)
+        by_recording = mean_by_recording(probabilities, judged.recording)
+        of_window = judged.target[judged.recording]
+        return {
+            "recording_top1": float(top1(by_recording, judged.target, species).mean()),
+            "window_top1": float(top1(probabilities, of_window, species).mean()),
+        }
+
+    return judge
+
+
+def windows_of(corpus: Corpus, grid: WindowGrid, recordings: np.ndarray[Any, Any]) -> WindowSet:
+    """Return all windows of some recordings; `recording` counts within them."""
+    everything = all_windows(corpus.audio, grid)
+    kept = np.flatnonzero(np.isin(everything.recording, recordings))
+    return WindowSet(corpus.audio, grid, everything.recording[kept], everything.start[kept])
+
+
+def judge_network(
+    network: nn.Module, windows: WindowSet, target: np.ndarray[Any, Any], device: torch.device
+) -> Judged:
+    """Run a network over windows of recordings."""
+
+    def run(samples: Samples) -> np.ndarray[Any, Any]:
+        with torch.inference_mode():
+            logits: torch.Tensor = network(torch.from_numpy(samples).to(device))[0]
+        return logits.cpu().numpy()
+
+    _, owner = np.unique(windows.recording, return_inverse=True)
+    return Judged(run_over(run, windows), owner, target)
+
+
+def describe_result(
+    order: EncoderOrder, training: Training, corpus: Corpus, progress: Progress
+) -> dict[str, Any]:
+    """Return what a reader needs to repeat or doubt a training."""
+    return {
+        "profile": order.profile,
+        "fold": order.fold,
+        "tiers": order.tiers,
+        "seed": order.seed,
+        "epochs": progress.epoch,
+        "seconds": round(progress.seconds, 1),
+        "n_weights": sum(p.numel() for p in training.network.parameters()),
+        "n_recordings": len(corpus.audio.recordings),
+        "n_windows": len(training.windows.windows),
+        "audio_seconds": round(corpus.audio.seconds, 1),
+        "skipped": dict(corpus.audio.skipped),
+        "data_hash": corpus.content_hash,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": describe_device(training.device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "history": progress.history,
+        "sources": {k: str(v) for k, v in asdict(order.sources).items() if v},
+    }
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device in words."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

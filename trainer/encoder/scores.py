@@ -1,0 +1,83 @@
+"""Measures of a classifier, each a plain function of arrays, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.encoder.judging import Floats
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+N_RESAMPLES = 2000
+LEVEL = 0.95
+N_BINS = 15
+"""Of the calibration error; the usual number since Guo et al. 2017"""
+
+
+def bootstrap_interval(
+    statistic: Callable[[Ints], float], n_units: int, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic over resampled units.
+
+    Args:
+        statistic: of the indices of the drawn units.
+        n_units: independent units: recordings, never windows of one recording.
+    """
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(0, n_units, (N_RESAMPLES, n_units))
+    values = [statistic(draw) for draw in draws]
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def macro_mean(right: Bools, target: Ints) -> float:
+    """Return the mean over classes of each class's share that is right."""
+    counts = np.bincount(target)
+    hits = np.bincount(target, weights=right, minlength=len(counts))
+    present = counts > 0
+    return float((hits[present] / counts[present]).mean())
+
+
+def average_precision(score: Floats, is_positive: Bools) -> float:
+    """Return the area under precision over recall, as a sum over the positives.
+
+    Ties count as their group does: every score of a group sees the group's precision.
+    """
+    order = np.argsort(-score, kind="stable")
+    score, hits = score[order], np.cumsum(is_positive[order])
+    last_of_tie = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
+    precision = hits[last_of_tie] / (last_of_tie + 1)
+    recall = hits[last_of_tie] / hits[-1]
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def class_mean_average_precision(score: Floats, target: Ints, among: Ints) -> float:
+    """Return cmAP: the mean average precision of the labels that occur.
+
+    Args:
+        score: [rows, labels].
+        target: label of each row; -1 where it is none.
+    """
+    present = [label for label in among if (target == label).any()]
+    return float(np.mean([average_precision(score[:, i], target == i) for i in present]))
+
+
+def auroc(positive: Floats, negative: Floats) -> float:
+    """Return how often a positive scores above a negative, ties as half (Mann-Whitney)."""
+    below = np.searchsorted(np.sort(negative), positive, side="left")
+    not_above = np.searchsorted(np.sort(negative), positive, side="right")
+    return float((below + not_above).mean() / 2 / len(negative))
+
+
+def calibration_error(probability: Floats, right: Bools) -> float:
+    """Return the expected calibration error over `N_BINS` equal bins."""
+    place = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
+    counts = np.bincount(place, minlength=N_BINS)
+    said = np.bincount(place, weights=probability, minlength=N_BINS)
+    was = np.bincount(place, weights=right, minlength=N_BINS)
+    return float(abs(said - was).sum() / counts.sum())

@@ -1,0 +1,135 @@
+"""Train a model: `python -m trainer.fit encoder --data FOLDER --profile paper`.
+
+Heavy imports wait until the arguments are known, so that `--help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.data.recordings import DataError
+
+EXAMPLES = """examples:
+  python -m trainer.fit encoder --data ../shared/data/garden --profile paper
+  python -m trainer.fit encoder --data birds --fold 0 --run runs/first --resume
+  python -m trainer.fit encoder --data birds --all --tiers A,B -o bundles/mine
+
+A folder of data holds recordings.csv (columns file, scientific_name, and more where known), or
+one folder a species. An interrupted training goes on with the same command and --resume.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line of `trainer.fit`."""
+    top = argparse.ArgumentParser(
+        prog="trainer.fit",
+        description="Train a model and bundle it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="encoder")
+    _add_encoder(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 after one line about a mistake."""
+    options = parser().parse_args(arguments)
+    try:
+        return _fit_encoder(options)
+    except (DataError, ValueError) as error:
+        print(f"trainer.fit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("trainer.fit: stopped; go on with the same command and --resume", file=sys.stderr)
+        return 130
+
+
+def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    encoder = commands.add_parser(
+        "encoder",
+        help="the sound encoder: which bird is it?",
+        description="Train the sound encoder, export it to ONNX and bundle it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = encoder.add_argument
+    add("--data", type=Path, required=True, metavar="FOLDER", help="recordings of the species")
+    add("--profile", default="paper", help="paper (default: %(default)s)")
+    add("--background", type=Path, metavar="FOLDER", help="no birds (default: beside --data)")
+    add("--other-birds", type=Path, metavar="FOLDER", help="other species (default: beside)")
+    add("--unlabelled", type=Path, metavar="FOLDER", help="field recordings (default: beside)")
+    add("--no-negatives", action="store_true", help="species only, without the class 'no bird'")
+    split = encoder.add_mutually_exclusive_group()
+    split.add_argument("--fold", type=int, default=0, help="held out (default: %(default)s)")
+    split.add_argument("--all", action="store_true", help="train on every fold")
+    add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
+    add("--labels", type=Path, metavar="FILE", help="species in logit order, one a line")
+    add("--epochs", type=int, metavar="N", help="default: the profile's")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-foldK)")
+    add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
+    add("--resume", action="store_true", help="go on from the checkpoint in --run")
+    add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle")
+
+
+def _fit_encoder(options: argparse.Namespace) -> int:
+    from trainer.encoder.bundling import bundle_encoder, calibrate
+    from trainer.encoder.fitting import EncoderOrder, fit_encoder
+    from trainer.encoder.profiles import profile_named
+
+    profile_named(options.profile)
+    fold = None if options.all else options.fold
+    name = f"{options.profile}-all" if options.all else f"{options.profile}-fold{fold}"
+    run = options.run or Path("runs") / name
+    order = EncoderOrder(
+        sources=_sources(options),
+        profile=options.profile,
+        folder=run,
+        cache=options.cache,
+        fold=fold,
+        tiers=tuple(options.tiers.split(",")) if options.tiers else None,
+        labels=_labels(options.labels),
+        n_epochs=options.epochs,
+        seed=options.seed,
+        device=options.device,
+        resume=options.resume,
+    )
+    fitted = fit_encoder(order)
+    output = options.output or run / "bundle"
+    bundle = bundle_encoder(fitted, calibrate(fitted), output, output.resolve().name)
+    print(f"{output}: encoder {bundle.encoder_id}, {len(bundle.labels)} labels")
+    return 0
+
+
+def _sources(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from trainer.data.corpus import Sources
+
+    if options.no_negatives:
+        return Sources(options.data)
+    beside = options.data.parent
+    return Sources(
+        species=options.data,
+        background=options.background or _if_there(beside / "background"),
+        other_birds=options.other_birds or _if_there(beside / "other_birds"),
+        night=options.unlabelled or _if_there(beside / "unlabelled"),
+    )
+
+
+def _if_there(folder: Path) -> Path | None:
+    return folder if folder.is_dir() else None
+
+
+def _labels(path: Path | None) -> tuple[str, ...] | None:
+    if path is None:
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
