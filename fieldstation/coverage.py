@@ -16,6 +16,8 @@ from fieldstation.records import AudioChunk, Hearing, Interval
 
 CLOCK_STEP_S = 1.0
 """A wall clock that moves this far against the monotonic one was set, not slewed"""
+LATE_S = 2.0
+"""Sound that comes within this was late, not lost; what was lost, the next chunk's gap tells"""
 SAME_FILE_SLACK_US = 2_000
 """Rounding between chunks of one recording"""
 
@@ -60,8 +62,11 @@ class Ledger:
         self._advance(now, Hearing.HEARD, "")
 
     def waited(self, cause: str) -> None:
-        """Count the time up to now as lost."""
-        self._advance(self._clock.monotonic(), Hearing.LOST, cause)
+        """Count the time up to now as lost, unless it may still turn out to be only late."""
+        now = self._clock.monotonic()
+        if cause == "microphone" and now - self._cursor < LATE_S:
+            return
+        self._advance(now, Hearing.LOST, cause)
 
     def close(self) -> None:
         """Tell the sink the last interval, grown to now."""
@@ -131,6 +136,12 @@ class FileLedger:
     """Turns a file source's chunks into intervals at the recordings' own time."""
 
     def __init__(self, run_id: str, sink: Sink) -> None:
+        """Begin.
+
+        Args:
+            run_id: of intervals that come from no file; those of a file carry its content hash,
+                so that hearing it again is no second hearing.
+        """
         self._run_id = run_id
         self._sink = sink
         self._open: Interval | None = None
@@ -145,7 +156,8 @@ class FileLedger:
                 self._open = replace(self._open, duration_s=grown_s)
                 return
         self.close()
-        self._open = Interval(self._run_id, chunk.captured_at, duration_s, Hearing.HEARD)
+        run_id = f"file-{chunk.file.content_hash[:24]}" if chunk.file else self._run_id
+        self._open = Interval(run_id, chunk.captured_at, duration_s, Hearing.HEARD)
 
     def waited(self, cause: str) -> None:
         """Do nothing: a file never keeps its reader waiting."""

@@ -62,6 +62,20 @@ def test_a_gap_is_lost_and_the_rest_is_heard() -> None:
     )
 
 
+def test_sound_that_is_only_late_was_heard() -> None:
+    """A sound server that hiccups for a second loses nothing; a gap tells what is lost."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book)
+    for _ in range(3):
+        clock.advance(1)
+        ledger.heard(chunk(1))
+    clock.advance(1.5)
+    ledger.waited("microphone")
+    ledger.heard(chunk(1.5))
+    ledger.close()
+    assert book.by_cause() == pytest.approx({"heard": 4.5})
+
+
 def test_a_clock_step_is_a_row_of_its_own_and_no_interval_is_negative() -> None:
     """Setting the clock back an hour changes no duration and no order."""
     clock, book = FakeClock(), Book()
