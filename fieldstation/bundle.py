@@ -39,7 +39,7 @@ _DAMAGED_ARRAYS = (
     KeyError,
     ValueError,
     BadZipFile,
-    NotImplementedError,
+    RuntimeError,
     zlib.error,
 )
 """What numpy and zipfile raise on a damaged .npz"""
