@@ -8,6 +8,7 @@ From files, an interval is what a file holds, at the file's own time.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from fieldstation.records import AudioChunk, Hearing, Interval
 
 CLOCK_STEP_S = 1.0
 """A wall clock that moves this far against the monotonic one was set, not slewed"""
+STARTS_KEPT = 10_000
 LATE_S = 2.0
 """Sound that comes within this was late, not lost; what was lost, the next chunk's gap tells"""
 SAME_FILE_SLACK_US = 2_000
@@ -39,7 +41,8 @@ class Ledger:
         self._cursor = clock.monotonic()
         self._wall_offset = clock.wall() - round(self._cursor * US_PER_S)
         self._told = self._cursor
-        self._open = Interval(run_id, clock.wall(), 0.0, Hearing.LOST, "starting")
+        self._starts: deque[int] = deque(maxlen=STARTS_KEPT)
+        self._open = Interval(run_id, self._free_start(), 0.0, Hearing.LOST, "starting")
 
     @property
     def open(self) -> Interval:
@@ -78,10 +81,7 @@ class Ledger:
         self._notice_clock_step()
         if (state, cause) != (self._open.state, self._open.cause):
             self._tell()
-            started_at = self._wall_offset + round(self._cursor * US_PER_S)
-            # Two intervals may not share a start: it is half of their key.
-            started_at = max(started_at, self._open.started_at + 1)
-            self._open = Interval(self._run_id, started_at, 0.0, state, cause)
+            self._open = Interval(self._run_id, self._free_start(), 0.0, state, cause)
             self._told = self._cursor - self._heartbeat_s
         self._open = replace(self._open, duration_s=self._open.duration_s + until - self._cursor)
         self._cursor = until
@@ -97,8 +97,18 @@ class Ledger:
             self._wall_offset = offset
             # A new interval, named by the new time; the old one keeps its own.
             self._tell()
-            started_at = offset + round(self._cursor * US_PER_S)
-            self._open = replace(self._open, started_at=started_at, duration_s=0.0)
+            self._open = replace(self._open, started_at=self._free_start(), duration_s=0.0)
+
+    def _free_start(self) -> int:
+        """Return the cursor's instant, moved by microseconds if another interval began then.
+
+        The start is an interval's key, and a clock set back lives through the same time twice.
+        """
+        started_at = self._wall_offset + round(self._cursor * US_PER_S)
+        while started_at in self._starts:
+            started_at += 1
+        self._starts.append(started_at)
+        return started_at
 
     def _tell(self) -> None:
         self._told = self._cursor
