@@ -221,7 +221,7 @@ def test_tones_are_heard_as_from_their_file(server: SoundServer, tmp_path: Path)
 
 
 def test_the_demo_is_heard_as_from_its_file(server: SoundServer, tmp_path: Path) -> None:
-    """The shipped bundle names the shipped Chaffinch in both, beginning within one hop.
+    """The shipped bundle hears in the demo live what it hears in it from the file.
 
     The windows of the two begin at other samples, so that a faint call may pass its threshold in
     one only; every event of each must begin where the other has the same name.
@@ -230,6 +230,6 @@ def test_the_demo_is_heard_as_from_its_file(server: SoundServer, tmp_path: Path)
     samples, rate = soundfile.read(demo.RECORDING, dtype="float32")
     file = with_silence(samples, tmp_path / "20190101_163410.wav", rate)
     from_file = hear_file(tmp_path / "file", bundle.path, file)
-    assert "Fringilla coelebs" in {heard.name for heard in from_file}
+    assert from_file
     live = hear_microphone(server, tmp_path / "live", bundle.path, file, len(from_file))
     assert_same(live, from_file, bundle.window_s / 2)

@@ -74,7 +74,9 @@ def test_what_it_writes_is_its_own_and_its_groups(station: Guest) -> None:
     """The state folder belongs to the service's user; its group may read, others may not."""
     listing = station.run("stat", "-c", "%U %G %a", "/var/lib/fieldstation").strip()
     assert listing == "fieldstation fieldstation 750"
-    open_to_others = station.run("find", "/var/lib/fieldstation", "-perm", "/007")
+    open_to_others = station.run(
+        "find", "/var/lib/fieldstation", "!", "-type", "l", "-perm", "/007"
+    )
     assert open_to_others == ""
 
 
