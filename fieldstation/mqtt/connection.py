@@ -39,6 +39,9 @@ LEAVE_S = 2.0
 """How long a goodbye may take before the socket is closed without"""
 SERVER_DEFAULT_RECEIVE_MAXIMUM = 65_535
 """MQTT 5, 3.2.2.3.3: what a broker that names none takes"""
+N_SHORT_LIVES = 3
+"""Connections lost soon after they came up, in a row, before we suspect a second client"""
+TAKEN_OVER = "does another client have our id, that is, does a copy of this state folder run?"
 REFUSED_CREDENTIALS = ("Bad user name or password", "Not authorized")
 
 Ticket = tuple[int, int]
@@ -236,6 +239,8 @@ class Connection:
             yield
         finally:
             self._closing.set()
+            if (life := self._life) is not None:
+                life.say_goodbye()
             self._thread.join(self._timing.connect_s + 2 * LEAVE_S)
             self._thread = None
 
@@ -273,7 +278,7 @@ class Connection:
 
     def _keep_up(self, session: Session, listener: Listener) -> None:
         backoff = Backoff(self._timing.first_wait_s, self._timing.longest_wait_s)
-        number = 0
+        number = n_short = 0
         while not self._closing.is_set():
             number += 1
             life = self._life = _Life(number, self, session, listener, self._tls, self._timing)
@@ -282,9 +287,15 @@ class Connection:
             self._life = None
             if self._closing.is_set():
                 return
-            self.report(f"{ended}; trying again")
-            if life.was_up and time.monotonic() - began >= self._timing.stable_s:
+            lasted = life.was_up and time.monotonic() - began >= self._timing.stable_s
+            n_short = n_short + 1 if life.was_up and not lasted else 0
+            if lasted:
                 backoff.reset()
+            # Mosquitto 2.0 closes the older of two without the reason that MQTT 5 has for it.
+            suspicion = (
+                f" {n_short} times at once: {TAKEN_OVER}" if n_short >= N_SHORT_LIVES else ""
+            )
+            self.report(f"{ended}{suspicion}; trying again")
             self._closing.wait(backoff.next())
 
     def _came_up(self) -> None:
@@ -308,6 +319,7 @@ class _Life:
         self.number = number
         self.up = False
         self.was_up = False
+        self._said_goodbye = False
         self.receive_maximum = SERVER_DEFAULT_RECEIVE_MAXIMUM
         self._connection = connection
         self._session = session
@@ -343,6 +355,15 @@ class _Life:
     def acknowledge(self, delivery: Delivery) -> None:
         """Queue a PUBACK."""
         self._client.ack(delivery.ticket[1], delivery.qos)
+
+    def say_goodbye(self) -> None:
+        """Queue a DISCONNECT on which the broker tells our will; any thread."""
+        if self.up and not self._said_goodbye:
+            self._said_goodbye = True
+            reason = (
+                "Disconnect with will message" if self._session.will else "Normal disconnection"
+            )
+            self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, reason))
 
     def give_up(self, reason: str) -> None:
         """End at the network thread's next turn."""
@@ -388,18 +409,17 @@ class _Life:
         while self._client.loop(LOOP_S) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._ended:
             if closing.is_set():
                 self._leave()
-                return
+                break
             if not self.was_up and time.monotonic() > deadline:
                 self._end(f"no answer to CONNECT within {self._timing.connect_s:g} s")
         self._end("connection lost")
 
     def _leave(self) -> None:
-        """Send what waits and a goodbye on which the broker tells our will."""
-        reason = "Disconnect with will message" if self._session.will else "Normal disconnection"
-        self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, reason))
+        """Send what waits, and the goodbye behind it, unless the broker takes nothing."""
+        self.say_goodbye()
         deadline = time.monotonic() + LEAVE_S
-        while time.monotonic() < deadline:
-            if self._client.loop(LOOP_S) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        while self._client.loop(LOOP_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            if time.monotonic() > deadline:
                 return
 
     def _release(self) -> None:
@@ -445,9 +465,13 @@ class _Life:
         self.up = False
         words = str(reason)
         if words == "Session taken over":
-            words += ": another client has our id: does a copy of this state folder run elsewhere?"
-        by = "the broker ended the connection" if flags.is_disconnect_packet_from_server else "lost"
-        self._end(f"{by}: {words}")
+            words += f": {TAKEN_OVER}"
+        if flags.is_disconnect_packet_from_server:
+            self._end(f"the broker ended the connection: {words}")
+        elif words == "Unspecified error":  # what paho makes of a closed socket
+            self._end("connection lost")
+        else:
+            self._end(f"connection lost: {words}")
 
     def _on_subscribe(
         self, _client: mqtt.Client, _data: Any, _mid: int, reasons: list[ReasonCode], _p: Any

@@ -7,14 +7,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from fieldstation.mqtt import messages
-from fieldstation.mqtt.connection import Connection, Delivery, Session, Ticket
+from fieldstation.mqtt.connection import (
+    Connection,
+    ConnectionState,
+    Delivery,
+    Session,
+    Ticket,
+)
 from fieldstation.records import Detection, Interval, Message, OutboxRow, Quarantined
 
 KEY = "a1b2c3d4e5f60718"
 OWN = "own-logger"
+TURN_S = 0.05
 
 
 def detection(number: int = 1, station: str = "garden", **changes: object) -> Detection:
@@ -43,6 +51,7 @@ class Outbox:
         self._rows = {row.id: row for row in rows}
         self._lock = threading.Lock()
         self.largest_page = 0
+        self.n_asked = 0
         self.fault: Exception | None = None
         self.confirmed: Counter[str] = Counter()
 
@@ -62,6 +71,7 @@ class Outbox:
             self._rows[name] = OutboxRow(sequence, name, message)
 
     def pending(self, after: int, limit: int) -> list[OutboxRow]:
+        self.n_asked += 1
         if self.fault is not None:
             raise self.fault
         with self._lock:
@@ -134,17 +144,18 @@ class Listener:
 class Stage:
     """What `run` of a stage needs, and what it leaves behind."""
 
-    def __init__(self, run: Callable[[threading.Event, Callable[[], None]], None]) -> None:
+    def __init__(self, stage: Any) -> None:
         self._stop = threading.Event()
         self.n_beats = 0
         self.error: BaseException | None = None
-        self._run = run
+        self._run: Callable[[threading.Event, Callable[[], None]], None] = stage.run
+        self._wake: Callable[[], None] = getattr(stage, "wake", lambda: None)
         self._thread = threading.Thread(target=self._live, daemon=True)
 
     def _live(self) -> None:
         try:
             self._run(self._stop, self._beat)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (the top of a thread)
             self.error = error
 
     def _beat(self) -> None:
@@ -155,6 +166,7 @@ class Stage:
 
     def stop(self) -> None:
         self._stop.set()
+        self._wake()
         self._thread.join(20)
         assert not self._thread.is_alive(), "the stage does not stop"
 
@@ -162,7 +174,7 @@ class Stage:
 @contextmanager
 def running(*stages: object) -> Iterator[list[Stage]]:
     """Run stages in threads of their own; an exception that one let out is raised here."""
-    started = [Stage(stage.run) for stage in stages]  # type: ignore[attr-defined]
+    started = [Stage(stage) for stage in stages]
     for stage in started:
         stage.start()
     try:
@@ -190,3 +202,77 @@ def until(what: Callable[[], object], within_s: float = 20.0) -> None:
     while not what():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
+
+
+class FakeConnection:
+    """A broker that takes what it is given and acknowledges when told to."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.receive_maximum = 65_535
+        self.published: list[Message] = []
+        self.reports: list[str] = []
+        self.renewed: list[str] = []
+        self.acknowledge_at_once = False
+        self._listener: Listener | None = None
+        self._waiting: list[Ticket] = []
+        self._life = 0
+
+    @contextmanager
+    def open(self, session: Session, listener: Listener) -> Iterator[None]:
+        self.session = session
+        self._listener = listener
+        yield
+
+    def check(self) -> None:
+        pass
+
+    def state(self) -> ConnectionState:
+        return ConnectionState(self.up, "", self._life)
+
+    def report(self, fault: str) -> None:
+        self.reports.append(fault)
+
+    def renew(self, reason: str) -> None:
+        self.renewed.append(reason)
+        self.up = False
+
+    def publish(self, message: Message) -> Ticket | None:
+        if not self.up:
+            return None
+        self.published.append(message)
+        ticket = (self._life, len(self.published))
+        self._waiting.append(ticket)
+        if self.acknowledge_at_once:
+            self.acknowledge_all()
+        return ticket
+
+    def connect(self) -> None:
+        """Come up, as for the first time or after a loss."""
+        until(lambda: self._listener is not None)
+        assert self._listener is not None
+        self._life += 1
+        self._waiting.clear()
+        self.up = True
+        self._listener.on_up()
+
+    def acknowledge_all(self, refusal: str = "") -> None:
+        """Answer everything that was published and not answered yet."""
+        assert self._listener is not None
+        while self._waiting:
+            self._listener.on_published(self._waiting.pop(0), refusal)
+
+    def deliver(self, message: Message) -> None:
+        """Hand a message to the listener."""
+        assert self._listener is not None
+        self._listener.on_message(
+            Delivery(message.topic, message.payload, message.retain, (self._life, 1), message.qos)
+        )
+
+    def sequences(self) -> list[int]:
+        """Return the sequences of the detections published so far."""
+        return [
+            messages.read_detection(m.topic, m.payload).sequence
+            for m in self.published
+            if m.topic.endswith("/detection")
+        ]

@@ -1,0 +1,358 @@
+"""The broker at home: a private Mosquitto, child of this process, for stations without another.
+
+It listens on loopback only. Its folder below the state holds
+
+    mosquitto.conf, users, access   written anew at every start
+    password, reader.json           made once; the second, readable by the group, is for
+                                    `fieldstation watch` and other local subscribers
+    port                            the one it had last, tried first
+    pid                             to reclaim it if this process was killed
+    mosquitto.db, mosquitto.log     its memory and what it says
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fieldstation.mqtt.backoff import Backoff
+from fieldstation.mqtt.connection import Access, BrokerError, BrokerUrl
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+STATION_USER, READER_USER = "station", "reader"
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Where Debian keeps the broker, which is not in the PATH of ordinary users"""
+START_S, STOP_S = 10.0, 5.0
+STABLE_S = 60.0
+"""One that ran so long is started again at once; one that dies sooner, after ever longer waits"""
+N_TRIES = 3
+"""Ports tried: between choosing a free one and listening on it somebody else may take it"""
+PR_SET_PDEATHSIG = 1
+"""linux/prctl.h"""
+
+CONFIG = """\
+listener {port} {host}
+allow_anonymous false
+password_file {folder}/users
+acl_file {folder}/access
+persistence true
+persistence_location {folder}/
+autosave_interval 300
+# 0 is no limit: Mosquitto's 1,000 would drop what an absent logger still has to hear
+max_queued_messages 0
+max_inflight_messages 500
+persistent_client_expiration 14d
+set_tcp_nodelay true
+log_dest file {folder}/mosquitto.log
+log_type error
+log_type warning
+log_type notice
+connection_messages false
+"""
+ACCESS = f"""\
+user {STATION_USER}
+topic readwrite fieldstation/#
+
+user {READER_USER}
+topic read fieldstation/#
+"""
+
+
+class EmbeddedBroker:
+    """A Mosquitto that lives and dies with this process."""
+
+    def __init__(self, folder: Path, port: int = 1883) -> None:
+        """Nothing happens before `start`.
+
+        Args:
+            folder: its own, below the state folder, whose lock the caller holds.
+            port: the one to try where none was used before; 0 for a free one.
+        """
+        self._folder = folder.absolute()
+        self._first_port = port
+        self._port = 0
+        self._password = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._backoff = Backoff()
+        self._retry_at = self._started_at = 0.0
+
+    @property
+    def url(self) -> BrokerUrl:
+        """Return where it listens."""
+        return BrokerUrl(LOOPBACK, self._port, username=STATION_USER)
+
+    @property
+    def access(self) -> Access:
+        """Return what opens it for the station, its logger and its worker."""
+        return Access(self.url, self._password)
+
+    @property
+    def pid(self) -> int | None:
+        """Return its process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start it and return when it listens. Main thread only: see `_die_with_parent`.
+
+        Raises:
+            BrokerError: Mosquitto is not installed, or does not start; the text says why.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("the broker must be started from the main thread")
+        programs = find_program("mosquitto"), find_program("mosquitto_passwd")
+        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        reclaim(self._folder)
+        self._password = _kept_secret(self._folder / "password")
+        self._write_users(programs[1])
+        _write(self._folder / "access", ACCESS)
+        for _ in range(N_TRIES):
+            if self._try_port(programs[0], self._choose_port()):
+                return
+        raise BrokerError(f"the embedded broker does not start: {self._last_words()}")
+
+    def check(self) -> bool:
+        """Return whether it runs; start a dead one again, with back-off. Main thread only."""
+        if self._process is None or self._process.poll() is None:
+            return self._process is not None
+        if time.monotonic() < self._retry_at:
+            return False
+        if time.monotonic() - self._started_at > STABLE_S:
+            self._backoff.reset()
+        log.warning("the embedded broker ended (%s): starting it again", self._last_words())
+        self._retry_at = time.monotonic() + self._backoff.next()
+        try:
+            self.start()
+        except BrokerError as error:
+            log.error("%s", error)
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it; what it remembers is written to disk first."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+        (self._folder / "pid").unlink(missing_ok=True)
+
+    def _try_port(self, program: str, port: int) -> bool:
+        """Start it on a port; False if it ended at once, most likely since the port was taken."""
+        config = self._folder / "mosquitto.conf"
+        text = CONFIG.format(port=port, host=LOOPBACK, folder=self._folder)
+        _write(config, text + _user_line())
+        _write(self._folder / "mosquitto.log", "")
+        self._process = subprocess.Popen(
+            [program, "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us; we stop it last
+            preexec_fn=_die_with_parent(),
+        )
+        _write(self._folder / "pid", f"{self._process.pid}\n")
+        if not self._wait_until_it_listens(port):
+            return False
+        self._port = port
+        self._started_at = time.monotonic()
+        _write(self._folder / "port", f"{port}\n")
+        self._write_reader(port)
+        log.info("embedded broker at %s", self.url)
+        return True
+
+    def _wait_until_it_listens(self, port: int) -> bool:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self.pid is not None:
+            with socket.socket() as probe:
+                probe.settimeout(1.0)
+                if probe.connect_ex((LOOPBACK, port)) == 0 and self.pid is not None:
+                    return True
+            time.sleep(0.02)
+        self.stop()
+        return False
+
+    def _choose_port(self) -> int:
+        if self._port:  # started before: that is where the connections look for it
+            return self._port
+        for port in (_read_port(self._folder / "port"), self._first_port):
+            if port and is_free(port):
+                return port
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            free: int = probe.getsockname()[1]
+        return free
+
+    def _write_users(self, mosquitto_passwd: str) -> None:
+        """Write both users; their passwords never stand on a command line."""
+        users = self._folder / "users"
+        reader = _kept_secret(self._folder / "reader")
+        _write(users, f"{STATION_USER}:{self._password}\n{READER_USER}:{reader}\n")
+        hashed = subprocess.run([mosquitto_passwd, "-U", users], capture_output=True, check=False)
+        if hashed.returncode:
+            users.unlink()
+            said = hashed.stderr.decode(errors="replace").strip()
+            raise BrokerError(f"mosquitto_passwd failed on {users}: {said}")
+
+    def _write_reader(self, port: int) -> None:
+        url = BrokerUrl(LOOPBACK, port, username=READER_USER)
+        password = _kept_secret(self._folder / "reader")
+        _write(
+            self._folder / "reader.json",
+            json.dumps({"url": str(url), "password": password}) + "\n",
+            mode=0o640,
+        )
+
+    def _last_words(self) -> str:
+        path = self._folder / "mosquitto.log"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return lines[-1] if lines else f"nothing in {path}"
+
+
+def read_access(folder: Path) -> Access:
+    """Return what opens the running station's embedded broker for a local reader.
+
+    Raises:
+        BrokerError: there is none, or it is not for this user.
+    """
+    path = folder / "reader.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return Access(BrokerUrl.parse(fields["url"]), fields["password"])
+    except OSError as error:
+        raise BrokerError(
+            f"{path}: {error.strerror}: start the station, or join its group, or name a --broker"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BrokerError(f"{path} is damaged: start the station again: {error}") from error
+
+
+def find_program(name: str) -> str:
+    """Return the path of one of Mosquitto's programs.
+
+    Raises:
+        BrokerError: it is not installed.
+    """
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), SBIN)))
+    if found is None:
+        raise BrokerError(
+            f"{name} is not installed: `apt install mosquitto`, or name a broker in mqtt.url"
+        )
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Return whether nobody listens on a port of the loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def reclaim(folder: Path) -> None:
+    """End the broker of a station that was killed; nothing else that may have its process id."""
+    try:
+        pid = int((folder / "pid").read_text(encoding="ascii"))
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return
+    if str(folder / "mosquitto.conf").encode() not in command:
+        return
+    log.warning("ending an embedded broker that was left behind (process %d)", pid)
+    for wanted in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + STOP_S
+        try:
+            os.kill(pid, wanted)
+            while time.monotonic() < deadline and not _has_ended(pid):
+                time.sleep(0.02)
+        except ProcessLookupError:
+            return
+        if _has_ended(pid):
+            return
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a process is gone, or only waits for its parent to take note."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what makes the kernel end the child when its parent is killed; None off Linux.
+
+    The signal comes when the *thread* that forked ends, hence the main thread. The library is
+    loaded before the fork: after it, only async-signal-safe calls are allowed.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def in_child() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it was killed in between
+            os._exit(1)
+
+    return in_child
+
+
+def _user_line() -> str:
+    """Keep our user: as root, Mosquitto becomes another, which also clears the death signal."""
+    try:
+        return f"user {pwd.getpwuid(os.geteuid()).pw_name}\n"
+    except KeyError:  # a container's user without a name; only root may change anyway
+        return ""
+
+
+def _kept_secret(path: Path) -> str:
+    """Return a password made at the first call."""
+    try:
+        secret = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        secret = ""
+    if not secret:
+        secret = secrets.token_urlsafe(24)
+        _write(path, secret + "\n")
+    return secret
+
+
+def _read_port(path: Path) -> int:
+    try:
+        port = int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+    return port if 0 < port < 65_536 else 0
+
+
+def _write(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace a file in one step; nobody else can read it at any moment."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+    temporary.replace(path)

@@ -1,0 +1,271 @@
+"""Broker -> log: a stage that commits before it acknowledges, and then gives receipts.
+
+The broker keeps what this client has not acknowledged, a week long (MQTT 5 session, fixed client
+id). So a crash between receiving and committing loses nothing, one between committing and
+acknowledging only brings messages twice, and the log knows their ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Event
+from typing import Protocol
+
+from fieldstation.mqtt import messages
+from fieldstation.mqtt.backoff import Backoff
+from fieldstation.mqtt.connection import (
+    Connection,
+    ConnectionState,
+    Delivery,
+    Session,
+    Subscription,
+    Ticket,
+)
+from fieldstation.mqtt.messages import Coverage, Receipt, Refusal, Topics, Unfit
+from fieldstation.records import Detection, Interval, Quarantined
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+"""Messages to a transaction, and what the broker may leave unacknowledged with us"""
+SESSION_S = 7 * 24 * 3600
+TURN_S = 0.5
+KINDS = ("detection", "coverage")
+IN_THE_LOG = ("new", "same")
+QUARANTINE_BYTES = 64 * 1024
+"""Of a payload beyond the wire's limit only the beginning is kept"""
+
+
+class Log(Protocol):
+    """Where detections go for good."""
+
+    def record(self, detections: Sequence[Detection], received_at: int) -> Sequence[str]:
+        """Commit all of them; say of each `new`, `same`, or why it is in quarantine instead."""
+        ...
+
+    def record_coverage(
+        self, station: str, station_key: str, intervals: Iterable[Interval]
+    ) -> None:
+        """Commit a station's intervals."""
+        ...
+
+    def quarantine(self, message: Quarantined) -> None:
+        """Commit a message that does not fit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoggerState:
+    """For health and `check`. Counts are since the start."""
+
+    connection: ConnectionState
+    fault: str
+    """Why the log takes nothing just now; empty when it does"""
+    n_recorded: int
+    n_repeated: int
+    n_refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Deliveries sorted by what is to be done with them."""
+
+    detections: list[Detection] = field(default_factory=list)
+    coverages: list[Coverage] = field(default_factory=list)
+    unfit: list[tuple[Delivery, str]] = field(default_factory=list)
+
+
+class Logger:
+    """A stage: writes what stations tell into a log and confirms it to them."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        log: Log,
+        logger_id: str,
+        *,
+        station: str | None = None,
+        wall: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        away: tuple[type[Exception], ...] = (OSError,),
+        backoff: Backoff | None = None,
+        turn_s: float = TURN_S,
+    ) -> None:
+        """Nothing happens before `run`.
+
+        Args:
+            log: where to write.
+            logger_id: whose receipts these are; the client id carries it.
+            station: the one station to log; None: all of them (a hub).
+            wall: the instant now.
+            away: what the log raises while its disk, lock or server is not to be had.
+            backoff: waits between tries while it is.
+            turn_s: longest wait between two beats.
+        """
+        self._connection = connection
+        self._log = log
+        self._id = logger_id
+        self._station = station
+        self._wall = wall
+        self._away = away
+        self._backoff = backoff or Backoff(0.5, 30.0)
+        self._turn_s = turn_s
+        self._inbox: SimpleQueue[Delivery] = SimpleQueue()
+        self._fault = ""
+        self._n_recorded = self._n_repeated = self._n_refused = 0
+
+    def run(self, stop: Event, beat: Callable[[], None]) -> None:
+        """Log until `stop`. What is then uncommitted stays with the broker."""
+        with self._connection.open(self._session(), self):
+            while not stop.is_set():
+                self._connection.check()
+                if deliveries := self._take():
+                    self._keep_trying(deliveries, stop, beat)
+                beat()
+
+    def state(self) -> LoggerState:
+        """Return how it is, for health."""
+        return LoggerState(
+            connection=self._connection.state(),
+            fault=self._fault,
+            n_recorded=self._n_recorded,
+            n_repeated=self._n_repeated,
+            n_refused=self._n_refused,
+        )
+
+    # In the network thread.
+
+    def on_up(self) -> None:
+        """Nothing to do: what the broker still has for us, it sends."""
+
+    def on_message(self, delivery: Delivery) -> None:
+        """Queue a message. Beyond what a broker may send, it is left unacknowledged."""
+        if self._inbox.qsize() < 2 * BATCH:
+            self._inbox.put(delivery)
+
+    def on_published(self, ticket: Ticket, refusal: str) -> None:
+        """Note that the broker will not pass a receipt on."""
+        if refusal:
+            self._connection.report(f"the broker refuses our receipts: {refusal}")
+
+    # In the stage's thread.
+
+    def _session(self) -> Session:
+        level = "+" if self._station is None else Topics(self._station).level
+        return Session(
+            client_id=f"fieldstation-logger-{self._id}",
+            subscriptions=tuple(
+                Subscription(f"{messages.ROOT}/{level}/{kind}", own=True) for kind in KINDS
+            ),
+            expiry_s=SESSION_S,
+            manual_ack=True,
+            receive_maximum=BATCH,
+            maximum_packet=2 * messages.MAX_PAYLOAD,
+        )
+
+    def _take(self) -> list[Delivery]:
+        """Wait at most `turn_s` for a message; return what is there, at most a batch."""
+        taken: list[Delivery] = []
+        with suppress(Empty):
+            taken.append(self._inbox.get(timeout=self._turn_s))
+            while len(taken) < BATCH:
+                taken.append(self._inbox.get_nowait())
+        return taken
+
+    def _keep_trying(
+        self, deliveries: list[Delivery], stop: Event, beat: Callable[[], None]
+    ) -> None:
+        """Commit a batch, however long that takes; then acknowledge it and give receipts."""
+        batch = sort(deliveries)
+        while not stop.is_set():
+            try:
+                receipts = self._commit(batch)
+            except self._away as error:
+                self._report(str(error))
+                wait_until(time.monotonic() + self._backoff.next(), stop, beat)
+                continue
+            self._report("")
+            self._backoff.reset()
+            for delivery in deliveries:
+                self._connection.acknowledge(delivery)
+            for receipt in receipts:
+                self._connection.publish(messages.receipt_message(receipt))
+            return
+
+    def _commit(self, batch: Batch) -> list[Receipt]:
+        """Write everything; return one receipt a station."""
+        now = self._wall()
+        done: defaultdict[str, list[str]] = defaultdict(list)
+        refused: defaultdict[str, list[Refusal]] = defaultdict(list)
+        outcomes = self._log.record(batch.detections, now) if batch.detections else []
+        for detection, outcome in zip(batch.detections, outcomes, strict=True):
+            if outcome in IN_THE_LOG:
+                done[detection.station].append(detection.event_id)
+            else:
+                reason = f"{outcome}: see the logger's quarantine"
+                refused[detection.station].append(Refusal(detection.event_id, reason))
+        for coverage in batch.coverages:
+            self._log.record_coverage(coverage.station, coverage.station_key, coverage.intervals)
+            done[coverage.station].append(coverage.message_id)
+        for delivery, reason in batch.unfit:
+            self._set_aside(delivery, reason, now, refused)
+        self._count(outcomes, refused)
+        now = self._wall()
+        return [
+            Receipt(station, self._id, now, tuple(done[station]), tuple(refused[station]))
+            for station in {**done, **refused}
+        ]
+
+    def _set_aside(
+        self,
+        delivery: Delivery,
+        reason: str,
+        now: int,
+        refused: defaultdict[str, list[Refusal]],
+    ) -> None:
+        """Quarantine a message, and tell its station where it still shows an id."""
+        payload = delivery.payload[:QUARANTINE_BYTES]
+        self._log.quarantine(Quarantined(now, delivery.topic, payload, reason))
+        log.warning("%s: put into quarantine: %s", delivery.topic, reason)
+        with suppress(Unfit):
+            station, _ = messages.split_topic(delivery.topic)
+            if (found := messages.legible_id(delivery.payload)) is not None:
+                refused[station].append(Refusal(found, reason))
+
+    def _count(self, outcomes: Sequence[str], refused: dict[str, list[Refusal]]) -> None:
+        self._n_recorded += sum(outcome == "new" for outcome in outcomes)
+        self._n_repeated += sum(outcome == "same" for outcome in outcomes)
+        self._n_refused += sum(map(len, refused.values()))
+
+    def _report(self, fault: str) -> None:
+        if fault and not self._fault:
+            log.warning("the log takes nothing: %s; trying again", fault)
+        elif self._fault and not fault:
+            log.info("the log takes messages again")
+        self._fault = fault
+
+
+def sort(deliveries: Sequence[Delivery]) -> Batch:
+    """Read deliveries; what does not fit is set aside with the reason."""
+    batch = Batch()
+    for delivery in deliveries:
+        try:
+            if delivery.topic.endswith("/coverage"):
+                batch.coverages.append(messages.read_coverage(delivery.topic, delivery.payload))
+            else:
+                batch.detections.append(messages.read_detection(delivery.topic, delivery.payload))
+        except Unfit as error:
+            batch.unfit.append((delivery, str(error)))
+    return batch
+
+
+def wait_until(deadline: float, stop: Event, beat: Callable[[], None]) -> None:
+    """Wait, with a beat a turn, until the monotonic `deadline` or `stop`."""
+    while (left := deadline - time.monotonic()) > 0 and not stop.is_set():
+        stop.wait(min(left, TURN_S))
+        beat()
