@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +47,7 @@ class Classifier:
         """
         runtime = _import_runtime()
         self._bundle = bundle
-        self._session = _open(runtime, bundle, provider, n_threads)
+        self._session = _open(runtime, bundle.encoder_path, provider, n_threads)
         if provider == "cuda" and self.provider != CUDA:
             raise ProviderMissing(
                 "model.provider is 'cuda', but onnxruntime could not start CUDA: see its message "
@@ -55,6 +57,11 @@ class Classifier:
         _check_outputs(bundle, self._session.get_outputs())
         names = bundle.outputs
         self._outputs = [name for name in (names.logits, names.embedding) if name is not None]
+
+    @property
+    def path(self) -> Path:
+        """Return where its graph was read from."""
+        return self._bundle.encoder_path
 
     @property
     def provider(self) -> str:
@@ -112,6 +119,28 @@ class Classifier:
         return logits, embeddings[0]
 
 
+@dataclass(frozen=True, slots=True)
+class GraphEnds:
+    """Names and shapes of a graph's inputs and outputs; open dimensions are names or None."""
+
+    inputs: Mapping[str, Sequence[int | str | None]]
+    outputs: Mapping[str, Sequence[int | str | None]]
+
+
+def read_ends(path: Path) -> GraphEnds:
+    """Return what goes into a graph and comes out, so that a bundle can be described.
+
+    Raises:
+        ProviderMissing: onnxruntime is not installed.
+        BundleError: the graph is damaged.
+    """
+    session = _open(_import_runtime(), path, "cpu", n_threads=1)
+    return GraphEnds(
+        {node.name: node.shape for node in session.get_inputs()},
+        {node.name: node.shape for node in session.get_outputs()},
+    )
+
+
 def check_golden(classifier: Classifier, bundle: Bundle) -> float:
     """Run the bundle's golden input and return the largest |Δlogit| from what it must give.
 
@@ -119,22 +148,33 @@ def check_golden(classifier: Classifier, bundle: Bundle) -> float:
         BundleError: above the tolerance of the provider that runs, or the graph fails.
     """
     golden = load_golden(bundle)
-    try:
-        logits, _ = classifier.run(golden.waveform)
-    except _runtime_errors(_import_runtime()) as error:
-        raise BundleError(
-            f"{bundle.encoder_path} fails on its golden input: {_one_line(error)}: "
-            "fetch the bundle again"
-        ) from error
+    logits = rehearse(classifier, golden.waveform)
     difference = float(np.abs(logits - golden.logits).max())
     tolerance = bundle.tolerance.get(classifier.provider, bundle.tolerance[CPU])
-    if not difference <= tolerance:  # a NaN fails too
+    if difference > tolerance:
         raise BundleError(
             f"{bundle.path}: the golden check is off by {difference:.3g} on "
             f"{classifier.provider}; at most {tolerance:.3g}: fetch the bundle again, or set "
             "model.provider to another"
         )
     return difference
+
+
+def rehearse(classifier: Classifier, waveforms: Floats) -> Floats:
+    """Run a graph that may be faulty, before it is trusted; return its logits.
+
+    Raises:
+        BundleError: it fails, or gives values that are not finite.
+    """
+    try:
+        logits, _ = classifier.run(waveforms)
+    except _runtime_errors(_import_runtime()) as error:
+        raise BundleError(
+            f"{classifier.path} fails on its golden input: {_one_line(error)}: fetch it again"
+        ) from error
+    if not np.isfinite(logits).all():
+        raise BundleError(f"{classifier.path} gives logits that are not finite: fetch it again")
+    return logits
 
 
 def activate(logits: Floats, bundle: Bundle) -> Floats:
@@ -157,7 +197,7 @@ def activate(logits: Floats, bundle: Bundle) -> Floats:
 
 
 def _import_runtime() -> Any:
-    """Import onnxruntime when it is first needed: it costs 60 ms that `--help` need not pay."""
+    """Import onnxruntime when it is first needed: `--help` need not pay for it."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -168,17 +208,15 @@ def _import_runtime() -> Any:
     return onnxruntime
 
 
-def _open(runtime: Any, bundle: Bundle, provider: str, n_threads: int) -> Any:
+def _open(runtime: Any, path: Path, provider: str, n_threads: int) -> Any:
     try:
         return runtime.InferenceSession(
-            bundle.encoder_path,
+            path,
             sess_options=_options(runtime, n_threads),
             providers=_providers(provider, runtime),
         )
     except _runtime_errors(runtime) as error:
-        raise BundleError(
-            f"{bundle.encoder_path} cannot be opened: {_one_line(error)}: fetch the bundle again"
-        ) from error
+        raise BundleError(f"{path} cannot be opened: {_one_line(error)}: fetch it again") from error
 
 
 def _providers(provider: str, runtime: Any) -> list[Any]:
