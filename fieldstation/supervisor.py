@@ -56,10 +56,11 @@ class Supervisor:
         Raises:
             BaseException: what a stage failed with.
         """
-        while not is_done():
-            self.look()
+        while not self._asked.wait(TICK_S):
+            done = is_done()
+            self.look()  # after asking: what ended may have ended badly
             tick()
-            if self._asked.wait(TICK_S):
+            if done:
                 return
 
     def look(self) -> None:

@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": FOUNDATION | {"bundle"},
     "clips": FOUNDATION,
     "generation": FOUNDATION | {"bundle"},
-    "station": FOUNDATION | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},
+    "station": FOUNDATION
+    | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},
 }
 ALLOWED["listening"] = ALLOWED["station"] | {"station"}
 TOP = {"service", "commands", "cli", "__main__"}

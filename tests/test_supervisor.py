@@ -1,0 +1,80 @@
+"""Stages that fail, hang and end, as the main thread sees them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from fieldstation.errors import MendableError
+from fieldstation.notify import Notifier
+from fieldstation.supervisor import Supervisor
+from tests.fakes import FakeClock
+
+
+class Feeds(Notifier):
+    """Counts how often the watchdog is fed."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.n = 0
+
+    def alive(self) -> None:
+        self.n += 1
+
+
+class Loop:
+    """A stage that beats until told to stop, or does once what it is told."""
+
+    def __init__(self, once: Callable[[], None] | None = None) -> None:
+        self._once = once
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        if self._once:
+            self._once()
+            return
+        while not stop.wait(0.01):
+            beat()
+
+
+def test_a_stage_that_fails_is_raised_even_if_it_was_awaited() -> None:
+    """A source that breaks off has ended too, but not well."""
+
+    def broken() -> None:
+        raise MendableError("the file is damaged")
+
+    supervisor = Supervisor(FakeClock(), Feeds())
+    stage = supervisor.start("analysis", Loop(broken))
+    with pytest.raises(MendableError, match="damaged"):
+        supervisor.watch(lambda: stage.ended)
+
+
+def test_the_watchdog_is_fed_only_while_every_stage_is_in_time() -> None:
+    """One hung stage starves it, until it turns again."""
+    clock, feeds, gate = FakeClock(), Feeds(), threading.Event()
+    supervisor = Supervisor(clock, feeds)
+    well = supervisor.start("well", Loop())
+    hung = supervisor.start("hung", Loop(lambda: gate.wait(10) and None))
+    supervisor.look()
+    assert feeds.n == 1
+    clock.advance(21)
+    time.sleep(0.05)  # the well one beats at the new time
+    supervisor.look()
+    assert feeds.n == 1
+    assert supervisor.late() == ["hung"]
+    gate.set()
+    assert hung.stop()
+    supervisor.look()
+    assert feeds.n == 2
+    assert well.stop()
+
+
+def test_a_stage_that_does_not_stop_is_told() -> None:
+    """The wait is bounded."""
+    gate = threading.Event()
+    stage = Supervisor(FakeClock(), Feeds()).start("deaf", Loop(lambda: gate.wait(10) and None))
+    assert not stage.stop(timeout_s=0.05)
+    gate.set()
+    assert stage.stop()
