@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +191,7 @@ def test_a_database_from_a_newer_version_is_left_alone(
 ) -> None:
     """It is named with its version, and not a byte of it changes."""
     state.mkdir()
-    with sqlite3.connect(state / "log.db") as log:
+    with closing(sqlite3.connect(state / "log.db")) as log, log:
         log.execute("PRAGMA journal_mode = WAL")
         log.execute("CREATE TABLE alembic_version (version_num TEXT)")
         log.execute("INSERT INTO alembic_version VALUES ('log_0999')")
