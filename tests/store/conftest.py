@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fieldstation.store.database import file_of
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.station_db import StationStore
 from tests.fakes import FakeClock
@@ -30,8 +31,9 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: FakeClock) -> Iterator[StationStore]:
+def store(tmp_path: Path, empty_databases: Path, clock: FakeClock) -> Iterator[StationStore]:
     """An empty station.db."""
+    shutil.copy(empty_databases / "station.db", tmp_path)
     store = StationStore(tmp_path / "station.db", clock, timeout_s=0.05)
     yield store
     store.close()
@@ -46,8 +48,11 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def log(log_url: str) -> Iterator[LogStore]:
+def log(log_url: str, empty_databases: Path) -> Iterator[LogStore]:
     """An empty log, on each kind of database."""
+    path = file_of(log_url)
+    if path is not None:
+        shutil.copy(empty_databases / "log.db", path)
     log = LogStore(log_url)
     yield log
     log.close()
@@ -55,7 +60,7 @@ def log(log_url: str) -> Iterator[LogStore]:
 
 @pytest.fixture(scope="session")
 def empty_databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an empty station.db and log.db, closed: to copy where many are needed."""
+    """A folder with an empty station.db and log.db to copy, which is faster than to make them."""
     folder = tmp_path_factory.mktemp("empty")
     StationStore(folder / "station.db").close()
     LogStore(str(folder / "log.db")).close()

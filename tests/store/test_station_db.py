@@ -6,7 +6,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from uuid import UUID
 
@@ -211,6 +213,22 @@ def test_a_lock_held_elsewhere_is_waited_for_and_named(store: StationStore, tmp_
     other.execute("ROLLBACK")
     other.close()
     assert store.record_event(event(2), message) == 2
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    """Each reads, then writes: begun otherwise, the second would be refused without a wait."""
+    path = tmp_path / "station.db"
+
+    def write(first: int) -> list[int]:
+        store = StationStore(path, timeout_s=30.0)
+        places = [store.record_event(event(n), message) for n in range(first, first + 40)]
+        store.close()
+        return places
+
+    StationStore(path).close()
+    with ThreadPoolExecutor() as pool:
+        places = list(pool.map(write, (1, 101, 201)))
+    assert sorted(chain.from_iterable(places)) == list(range(1, 121))
 
 
 def test_a_reader_sees_a_live_database_it_may_not_write(public_folder: Path) -> None:
