@@ -161,14 +161,15 @@ class EmbeddedBroker:
         text = CONFIG.format(port=port, host=LOOPBACK, folder=self._folder)
         _write(config, text + _user_line())
         _write(self._folder / "mosquitto.log", "")
-        self._process = subprocess.Popen(
-            [program, "-c", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us; we stop it last
-            preexec_fn=_die_with_parent(),
-        )
+        with (self._folder / "mosquitto.log").open("ab") as said:
+            self._process = subprocess.Popen(
+                [program, "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,  # what is wrong with its configuration it says here only
+                start_new_session=True,  # Ctrl-C is for us; we stop it last
+                preexec_fn=_die_with_parent(),
+            )
         _write(self._folder / "pid", f"{self._process.pid}\n")
         if not self._wait_until_it_listens(port):
             return False
@@ -222,9 +223,12 @@ class EmbeddedBroker:
         )
 
     def _last_words(self) -> str:
+        """Return what it last said, without the time: its errors, where there are any."""
         path = self._folder / "mosquitto.log"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return lines[-1] if lines else f"nothing in {path}"
+        said = path.read_text(errors="replace").splitlines() if path.exists() else []
+        lines = [line.partition(": ")[2] for line in said]
+        errors = [line for line in lines if "Error" in line]
+        return " ".join(errors[-2:] or lines[-1:]) or f"nothing in {path}"
 
 
 def read_access(folder: Path) -> Access:

@@ -1,0 +1,269 @@
+"""The broker at home: private, kept alive, never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fieldstation.mqtt import broker as rooms
+from fieldstation.mqtt.broker import EmbeddedBroker, is_free, read_access
+from fieldstation.mqtt.connection import (
+    Access,
+    BrokerError,
+    BrokerUrl,
+    Connection,
+    Session,
+    Subscription,
+)
+from fieldstation.records import Message
+from tests.mosquitto import free_port, needs_mosquitto
+from tests.mqtt.conftest import QUICK
+from tests.mqtt.fakes import Listener, listening, until
+
+ALL = (Subscription("fieldstation/#"),)
+TOPIC = "fieldstation/garden/status"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[EmbeddedBroker]:
+    """Return a running broker in a folder with a blank in its name."""
+    found = EmbeddedBroker(tmp_path / "a state" / "broker", port=0)
+    found.start()
+    yield found
+    found.stop()
+
+
+def folder_of(home: EmbeddedBroker) -> Path:
+    return home._folder
+
+
+@needs_mosquitto
+def test_it_lets_the_station_write_and_the_reader_read(home: EmbeddedBroker) -> None:
+    """And the reader not write: `watch` must not be able to change a station's words."""
+    reader = Connection(read_access(folder_of(home)), QUICK)
+    station = Connection(home.access, QUICK)
+    with (
+        listening(reader, Session("reader", ALL)) as heard,
+        listening(station, Session("station", ALL)) as told,
+    ):
+        station.publish(Message(TOPIC, b"here"))
+        until(lambda: heard.deliveries)
+        reader.publish(Message(TOPIC, b"forged"))
+        until(lambda: heard.published)
+        assert heard.published[0][1] == "Not authorized"
+        assert not told.deliveries
+
+
+@needs_mosquitto
+def test_strangers_stay_outside(home: EmbeddedBroker) -> None:
+    """Without a password, or with a wrong one."""
+    for access in (Access(BrokerUrl(home.url.host, home.url.port)), Access(home.url, "guessed")):
+        stranger = Connection(access, QUICK)
+        with stranger.open(Session("stranger"), Listener()):
+            until(lambda stranger=stranger: "refuses" in stranger.state().fault)  # type: ignore[misc]
+
+
+@needs_mosquitto
+def test_it_listens_on_the_loopback_only(home: EmbeddedBroker) -> None:
+    """Nothing is offered to the network unasked."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = f"{home.url.port:04X}"
+    local = [row[1] for row in rows if row[1].endswith(":" + port) and row[3] == "0A"]
+    assert local == [f"0100007F:{port}"]
+
+
+@needs_mosquitto
+def test_its_secrets_are_for_its_user_and_the_reader_s_for_the_group(home: EmbeddedBroker) -> None:
+    """Nobody else reads either, and no password stands on a command line."""
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in folder_of(home).iterdir()
+        if path.name not in ("mosquitto.db", "mosquitto.log")
+    }
+    assert modes.pop("reader.json") == 0o640
+    assert set(modes.values()) == {0o600}
+    password = (home.access.password or "?").encode()
+    assert password not in Path(f"/proc/{home.pid}/cmdline").read_bytes()
+    assert password not in (folder_of(home) / "users").read_bytes()
+
+
+@needs_mosquitto
+def test_it_runs_as_our_own_user(home: EmbeddedBroker) -> None:
+    """As root, Mosquitto would become another, who could not read these files."""
+    status = Path(f"/proc/{home.pid}/status").read_text()
+    uids = next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:]
+    assert set(uids) == {str(os.geteuid())}
+
+
+@needs_mosquitto
+def test_passwords_and_port_outlast_a_restart(tmp_path: Path) -> None:
+    """Whoever subscribed yesterday finds it where it was."""
+    first = EmbeddedBroker(tmp_path, port=0)
+    first.start()
+    before = first.access
+    first.stop()
+    second = EmbeddedBroker(tmp_path, port=0)
+    second.start()
+    assert second.access == before
+    second.stop()
+
+
+@needs_mosquitto
+def test_retained_messages_outlast_a_restart(home: EmbeddedBroker) -> None:
+    """It writes its memory when it is stopped."""
+    connection = Connection(home.access, QUICK)
+    with listening(connection, Session("teller")) as told:
+        connection.publish(Message(TOPIC, b"kept", retain=True))
+        until(lambda: told.published)
+    home.stop()
+    home.start()
+    with listening(Connection(home.access, QUICK), Session("hearer", ALL)) as heard:
+        until(lambda: heard.deliveries)
+    assert heard.deliveries[0].payload == b"kept"
+
+
+@needs_mosquitto
+def test_a_taken_port_is_left_to_its_owner(tmp_path: Path) -> None:
+    """Debian's own Mosquitto has 1883 wherever it is installed."""
+    with socket.create_server(("127.0.0.1", free_port())) as owner:
+        taken = owner.getsockname()[1]
+        assert not is_free(taken)
+        found = EmbeddedBroker(tmp_path, port=taken)
+        found.start()
+        assert found.url.port != taken
+        found.stop()
+
+
+@needs_mosquitto
+def test_a_dead_broker_is_started_again_where_it_was(home: EmbeddedBroker) -> None:
+    """Its clients look for it there; a second death soon after has to wait a little."""
+    url, pid = home.url, home.pid
+    assert home.check()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: home.pid is None)
+    assert home.check()
+    assert home.url == url
+    again = home.pid
+    assert again is not None
+    os.kill(again, signal.SIGKILL)
+    until(lambda: home.pid is None)
+    until(home.check)
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from fieldstation.mqtt.broker import EmbeddedBroker
+found = EmbeddedBroker(Path(sys.argv[1]), port=0)
+found.start()
+print(found.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@needs_mosquitto
+def test_it_dies_with_a_station_that_is_killed(tmp_path: Path) -> None:
+    """The kernel tells it, since nobody else can."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        owner.kill()
+    until(lambda: rooms._has_ended(pid))
+
+
+@needs_mosquitto
+def test_an_orphan_of_ours_is_reclaimed(tmp_path: Path) -> None:
+    """Where the kernel did not tell it; its port and files are ours."""
+    first = EmbeddedBroker(tmp_path, port=0)
+    first.start()
+    orphan = first.pid
+    assert orphan is not None
+    second = EmbeddedBroker(tmp_path, port=0)
+    second.start()
+    assert rooms._has_ended(orphan)
+    assert second.pid not in (None, orphan)
+    assert second.url == first.url
+    second.stop()
+
+
+@needs_mosquitto
+def test_a_stranger_with_an_old_process_id_is_left_alone(tmp_path: Path) -> None:
+    """Process ids come round again."""
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        (tmp_path / "pid").write_text(f"{stranger.pid}\n")
+        found = EmbeddedBroker(tmp_path, port=0)
+        found.start()
+        assert stranger.poll() is None
+        found.stop()
+        stranger.kill()
+
+
+@needs_mosquitto
+def test_a_hung_broker_is_stopped_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL needs no cooperation."""
+    monkeypatch.setattr(rooms, "STOP_S", 0.2)
+    found = EmbeddedBroker(tmp_path, port=0)
+    found.start()
+    assert found.pid is not None
+    os.kill(found.pid, signal.SIGSTOP)
+    found.stop()
+    assert found.pid is None
+
+
+def test_without_mosquitto_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or that another broker will do."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(rooms, "SBIN", str(tmp_path))
+    with pytest.raises(BrokerError, match=r"apt install mosquitto.*mqtt\.url"):
+        EmbeddedBroker(tmp_path / "broker").start()
+
+
+@needs_mosquitto
+def test_a_broker_that_cannot_start_tells_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not just that it failed."""
+    monkeypatch.setattr(rooms, "CONFIG", rooms.CONFIG + "no_such_option 1\n")
+    with pytest.raises(BrokerError, match=r"does not start: .*no_such_option"):
+        EmbeddedBroker(tmp_path, port=0).start()
+
+
+def test_only_the_main_thread_may_start_it(tmp_path: Path) -> None:
+    """The kernel's signal comes when the thread that started it ends."""
+    errors: list[str] = []
+
+    def start() -> None:
+        try:
+            EmbeddedBroker(tmp_path).start()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert errors == ["the broker must be started from the main thread"]
+
+
+def test_a_reader_without_a_station_is_told_what_to_do(tmp_path: Path) -> None:
+    """No station, no right to read, or a damaged file: each in one line."""
+    with pytest.raises(BrokerError, match="start the station"):
+        read_access(tmp_path)
+    (tmp_path / "reader.json").write_text("{")
+    with pytest.raises(BrokerError, match="damaged"):
+        read_access(tmp_path)
