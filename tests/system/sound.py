@@ -25,8 +25,11 @@ QUANTUM = 4096
 """Samples a cycle. A client may ask for 256; a loaded machine without real-time priority then
 loses some, which a test of the station's own losses must not."""
 
+# Both clients of the server end at once where they find none.
 SERVER = """
-pipewire & wireplumber & pipewire-pulse &
+pipewire &
+until [ -S "$XDG_RUNTIME_DIR/pipewire-0" ]; do sleep 0.05; done
+wireplumber & pipewire-pulse &
 read -r _
 kill -KILL 0
 """
@@ -107,7 +110,7 @@ def sound_server(sample_rate: int = 48_000) -> Iterator[SoundServer]:
         )
         try:
             server = SoundServer(environment)
-            _wait("the sound server answers", lambda: _answers(server))
+            _wait("the sound server answers", lambda: _accepts(server, "info"))
             _add_microphone(server, sample_rate)
             yield server
         finally:
@@ -138,19 +141,22 @@ def _environment(folder: Path, sample_rate: int) -> dict[str, str]:
     }
 
 
-def _answers(server: SoundServer) -> bool:
+def _accepts(server: SoundServer, *command: str) -> bool:
+    """Return whether the server does what it is told; early on it knows no default devices."""
     try:
-        return "PipeWire" in server.control("info")
+        server.control(*command)
     except subprocess.CalledProcessError:
         return False
+    return True
 
 
 def _add_microphone(server: SoundServer, sample_rate: int) -> None:
     server.control(
         "load-module", "module-null-sink", f"sink_name={SINK}", "channels=1", f"rate={sample_rate}"
     )
-    server.control("set-default-source", f"{SINK}.monitor")
-    _wait("the microphone is the default", lambda: f"{SINK}.monitor" in server.control("info"))
+    monitor = f"{SINK}.monitor"
+    _wait("a microphone", lambda: _accepts(server, "set-default-source", monitor))
+    _wait("it is the default", lambda: server.control("get-default-source").strip() == monitor)
 
 
 def _wait(what: str, until: Callable[[], bool]) -> None:
