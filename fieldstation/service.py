@@ -49,7 +49,7 @@ from fieldstation.records import (
 )
 from fieldstation.schedule import Chore, Chores
 from fieldstation.state import State
-from fieldstation.station import Recorder, Station, make_ear
+from fieldstation.station import Recorder, Station, make_ear, thresholds
 from fieldstation.store import query
 from fieldstation.store.backup import back_up
 from fieldstation.store.errors import StoreError, StoreUnavailable
@@ -146,6 +146,9 @@ class Service:
         _check_trust(settings)
         self._classifier = Classifier(plan.bundle, settings.model.provider, settings.model.threads)
         check_golden(self._classifier, plan.bundle)
+        thresholds(plan.bundle, settings)
+        # Before anything is written: without a source there is nothing to do.
+        self._source = self._make_source()
         plan.state.prepare()
         lock = plan.state.lock()
         self._closing.callback(lock.release)
@@ -206,7 +209,6 @@ class Service:
         self._clips, self._clips_off = self._make_clips()
         self._ledger = self._make_ledger()
         self._listening = Listening(self._make_station(), self._ledger)
-        self._source = self._make_source()
         self._listening.attach(self._source)
         self._minute = Chores(self._minute_chores())
         self._upkeep = Chores(self._upkeep_chores())
@@ -264,14 +266,13 @@ class Service:
         return ledger
 
     def _make_source(self) -> AudioSource:
+        def on_wait(cause: str) -> None:
+            self._listening.waited(cause)
+
         if not self._plan.live or self._plan.settings.schedule.recording == "always":
-            return self._plan.open_source(self._listening.waited)
+            return self._plan.open_source(on_wait)
         self._look_at_hours()
-        return RecordingHours(
-            lambda: self._plan.open_source(self._listening.waited),
-            self._awake,
-            self._listening.waited,
-        )
+        return RecordingHours(lambda: self._plan.open_source(on_wait), self._awake, on_wait)
 
     def display(self) -> Display:
         """Return what a terminal shows."""

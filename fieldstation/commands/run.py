@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         )
         service = Service(plan)
     except DeviceNotFound as error:
-        raise RunError(f"{error}\nno microphone? try: fieldstation run --demo") from error
+        raise RunError(f"{error}. Without one: fieldstation run --demo") from error
     screen.introduce(service.display(), bundle)
     done = service.run(lambda: screen.show(service.level()))
     screen.clear()

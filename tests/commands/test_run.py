@@ -201,11 +201,12 @@ def test_a_database_from_a_newer_version_is_left_alone(
 
 
 def test_without_a_microphone_it_lists_what_there_is_and_offers_the_demo(
-    cli: Run, tones: Bundle
+    cli: Run, tones: Bundle, state: Path
 ) -> None:
     """Exit 2 at once at a terminal; a name that fits nothing is the same on any machine."""
     ended = cli("run", "--device", "no such microphone", "--bundle", tones.path)
-    check_refusal(ended, "no such microphone", "fieldstation run --demo")
+    check_refusal(ended, "microphone", "fieldstation run --demo")
+    assert not (state / "station.db").exists()
 
 
 @needs_mosquitto
