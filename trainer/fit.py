@@ -127,7 +127,10 @@ def _if_there(folder: Path) -> Path | None:
 def _labels(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"--labels {path} cannot be read: {error.strerror}") from error
     return tuple(line.strip() for line in lines if line.strip())
 
 

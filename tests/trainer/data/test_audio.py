@@ -1,0 +1,73 @@
+"""Recordings are decoded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from tests.trainer.recordings import RATE, species_rows, tone, write_folder
+from trainer.data.audio import decode, load_audio
+from trainer.data.recordings import DataError, read_recordings
+
+
+def test_samples_come_back_as_they_are(tmp_path: Path) -> None:
+    """Each recording's samples stand in the joined array unchanged."""
+    recordings = read_recordings(write_folder(tmp_path / "data", species_rows()))
+    audio = load_audio(recordings, RATE, tmp_path / "cache")
+    for i, recording in enumerate(audio.recordings):
+        np.testing.assert_array_equal(audio.of(i), decode(recording.path, RATE))
+    assert audio.seconds == pytest.approx(8 * 4.0)
+
+
+def test_a_second_load_decodes_nothing(tmp_path: Path) -> None:
+    """The cache answers when a file of the same content cannot be decoded any more."""
+    recordings = read_recordings(write_folder(tmp_path / "data", species_rows()))
+    first = load_audio(recordings, RATE, tmp_path / "cache")
+    files = sorted((tmp_path / "cache").iterdir())
+    before = [f.stat().st_mtime_ns for f in files]
+    second = load_audio(recordings, RATE, tmp_path / "cache")
+    assert [f.stat().st_mtime_ns for f in files] == before
+    np.testing.assert_array_equal(first.samples, second.samples)
+
+
+def test_a_corrupt_file_is_a_counted_skip(tmp_path: Path) -> None:
+    """A damaged, an empty and a missing file are left out and named; the rest is kept."""
+    recordings = read_recordings(write_folder(tmp_path / "data", species_rows()))
+    recordings[0].path.write_bytes(b"not audio")
+    sf.write(recordings[1].path, np.zeros(0, np.float32), RATE)
+    recordings[2].path.unlink()
+    audio = load_audio(recordings, RATE, tmp_path / "cache")
+    assert audio.recordings == recordings[3:]
+    assert [file for file, _ in audio.skipped] == [r.file for r in recordings[:3]]
+    np.testing.assert_array_equal(audio.of(0), decode(recordings[3].path, RATE))
+
+
+def test_nothing_decodable_is_an_error(tmp_path: Path) -> None:
+    """A folder of damaged files cannot be trained on."""
+    recordings = read_recordings(write_folder(tmp_path / "data", species_rows(1)))
+    for recording in recordings:
+        recording.path.write_bytes(b"not audio")
+    with pytest.raises(DataError, match="none of 2 recordings"):
+        load_audio(recordings, RATE, tmp_path / "cache")
+
+
+def test_rate_and_channels_are_brought_to_ours(tmp_path: Path) -> None:
+    """48 kHz stereo becomes 22,050 Hz mono of the same length and level."""
+    at = np.arange(96_000) / 48_000
+    sine = 0.5 * np.sin(2 * np.pi * 1000 * at)
+    sf.write(tmp_path / "a.wav", np.stack([sine, sine], axis=1), 48_000)
+    samples = decode(tmp_path / "a.wav", RATE)
+    assert len(samples) == pytest.approx(2 * RATE, abs=2)
+    assert np.abs(samples[2000:-2000]).max() == pytest.approx(0.5, abs=0.01)
+
+
+def test_samples_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """One NaN would make every weight NaN."""
+    samples = tone(1000, 1)
+    samples[100] = np.nan
+    sf.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    with pytest.raises(DataError, match="not finite"):
+        decode(tmp_path / "a.wav", RATE)

@@ -1,0 +1,100 @@
+"""The mel front end computes what librosa computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+librosa = pytest.importorskip("librosa", reason="needs the extra 'train'")
+
+from trainer.encoder.mel import FLOOR, LogMel, MelConfig, cheapest_rows  # noqa: E402
+
+COARSE = MelConfig()
+FINE = MelConfig(n_fft=1024, hop_length=256, n_mels=96, fmin=150.0, fmax=10_500.0)
+
+
+def reference(waveform: np.ndarray, config: MelConfig) -> np.ndarray:
+    """Return librosa's log-mel."""
+    power = librosa.feature.melspectrogram(
+        y=waveform,
+        sr=config.sample_rate,
+        n_fft=config.n_fft,
+        hop_length=config.hop_length,
+        n_mels=config.n_mels,
+        fmin=config.fmin,
+        fmax=config.fmax,
+    )
+    return np.log(np.maximum(FLOOR, power))
+
+
+def waveforms(n_samples: int) -> np.ndarray:
+    """Return noise, and a loud and a faint sweep, float32 [3, n_samples]."""
+    at = np.arange(n_samples) / 22_050
+    sweep = np.sin(2 * np.pi * (500 * at + 1500 * at**2))
+    noise = np.random.default_rng(1).standard_normal(n_samples) * 0.1
+    hiss = np.random.default_rng(2).standard_normal(n_samples) * 1e-3
+    return np.stack([noise, sweep + hiss, 1e-2 * sweep + hiss]).astype(np.float32)
+
+
+@pytest.mark.parametrize("config", [COARSE, FINE])
+@pytest.mark.parametrize("rows", [None, 16, 32])
+def test_agrees_with_librosa(config: MelConfig, rows: int | None) -> None:
+    """Every factorisation gives librosa's log-mel to within float32's noise."""
+    x = waveforms(66_150)
+    ours = LogMel(config, rows)(torch.from_numpy(x)).numpy()
+    theirs = reference(x, config)
+    assert ours.shape == theirs.shape == (3, config.n_mels, config.n_frames(66_150))
+    # Of a full-scale sweep, bins 60 dB below the peak hold float32's rounding, not the signal.
+    audible = theirs > theirs.max(axis=(1, 2), keepdims=True) - np.log(1e6)
+    np.testing.assert_allclose(ours[audible], theirs[audible], atol=1e-3)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=2e-5)
+
+
+def test_a_pure_tone_peaks_in_its_band() -> None:
+    """A 2 kHz sine is loudest in the filter around 2 kHz."""
+    at = np.arange(22_050) / 22_050
+    tone = torch.from_numpy(np.sin(2 * np.pi * 2000 * at).astype(np.float32))[None]
+    band = int(LogMel(COARSE)(tone)[0, :, 20].argmax())
+    centres = librosa.mel_frequencies(COARSE.n_mels + 2, fmin=0, fmax=11_025)[1:-1]
+    assert abs(centres[band] - 2000) < 60
+
+
+def test_silence_is_the_floor() -> None:
+    """All-zero input gives the logarithm of the floor, not minus infinity."""
+    mel = LogMel(COARSE)(torch.zeros(1, 66_150))
+    torch.testing.assert_close(mel, torch.full_like(mel, float(np.log(FLOOR))))
+
+
+def test_nothing_is_normalised_per_window() -> None:
+    """Ten times the amplitude is ln 100 more everywhere above the floor."""
+    x = torch.from_numpy(waveforms(66_150)[:1])
+    front_end = LogMel(COARSE)
+    gain = front_end(10 * x) - front_end(x)
+    torch.testing.assert_close(gain, torch.full_like(gain, float(np.log(100))), atol=1e-3, rtol=0)
+
+
+def test_the_front_end_is_no_weight() -> None:
+    """The matrices are constants: neither trained nor kept in a checkpoint."""
+    front_end = LogMel(COARSE)
+    assert not list(front_end.parameters())
+    assert not front_end.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "said"),
+    [
+        (MelConfig(n_fft=2048, hop_length=500), None, "multiple of hop_length 500"),
+        (MelConfig(n_fft=2048), 15, "even factor of 2048"),
+    ],
+)
+def test_refuses_what_it_cannot_factor(config: MelConfig, rows: int | None, said: str) -> None:
+    """A grid that the matrix products do not fit is named with its value."""
+    with pytest.raises(ValueError, match=said):
+        LogMel(config, rows)
+
+
+def test_a_prime_length_has_no_factors() -> None:
+    """A prime frame length cannot be split."""
+    with pytest.raises(ValueError, match="product of two factors"):
+        cheapest_rows(1021)

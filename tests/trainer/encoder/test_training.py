@@ -1,0 +1,103 @@
+"""Training resumes where it was broken off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+
+from tests.trainer.recordings import RATE  # noqa: E402
+from tests.trainer.tiny import TINY  # noqa: E402
+from trainer.data.corpus import Sources, gather, training_windows  # noqa: E402
+from trainer.data.windows import WindowGrid  # noqa: E402
+from trainer.encoder.training import (  # noqa: E402
+    Progress,
+    Training,
+    load_checkpoint,
+    run_epoch,
+    save_checkpoint,
+    take_step,
+    train,
+)
+
+
+def training(garden: Path, folder: Path, n_epochs: int = 2) -> Training:
+    """Return a new training of the tiny profile."""
+    folder.mkdir(exist_ok=True)
+    corpus = gather(Sources(garden), RATE, folder.parent, 0)
+    torch.manual_seed(0)
+    network = TINY.build(len(corpus.labels), TINY.mel)
+    return Training(
+        network=network,
+        optimiser=torch.optim.Adam(network.parameters(), TINY.learning_rate),
+        windows=training_windows(corpus, WindowGrid(RATE, RATE // 2), 0.0),
+        profile=TINY,
+        n_epochs=n_epochs,
+        seed=5,
+        device=torch.device("cpu"),
+        folder=folder,
+        judge=lambda _: {"said": 1.0},
+    )
+
+
+def weights(of: Training) -> np.ndarray:
+    """Return all weights in one vector."""
+    return torch.cat([p.detach().flatten() for p in of.network.parameters()]).numpy()
+
+
+def test_a_broken_off_training_ends_where_an_unbroken_one_does(
+    garden: Path, tmp_path: Path
+) -> None:
+    """Stopped in the middle of the second epoch and resumed: the same weights, bit for bit."""
+    whole = training(garden, tmp_path / "whole")
+    train(whole, Progress())
+
+    first = training(garden, tmp_path / "broken", n_epochs=1)
+    progress = train(first, Progress())
+    order = first.windows.epoch(np.random.default_rng((5, 1)))
+    batches = np.array_split(order, round(len(order) / TINY.batch_size))
+    first.network.train()
+    for batch in batches[:2]:
+        progress.loss += take_step(first, batch)
+        progress.step += 1
+    save_checkpoint(first, progress)
+
+    again = training(garden, tmp_path / "broken")
+    torch.manual_seed(99)
+    train(again, load_checkpoint(again))
+    np.testing.assert_array_equal(weights(again), weights(whole))
+
+
+def test_every_epoch_leaves_a_line_and_a_checkpoint(garden: Path, tmp_path: Path) -> None:
+    """metrics.jsonl has one object an epoch, with the loss and what the judge said."""
+    one = training(garden, tmp_path / "run")
+    train(one, Progress())
+    lines = [json.loads(line) for line in one.metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[1]["loss"] < lines[0]["loss"]
+    assert all(line["said"] == 1.0 for line in lines)
+    assert load_checkpoint(one).history == lines
+
+
+def test_a_checkpoint_of_another_seed_is_refused(garden: Path, tmp_path: Path) -> None:
+    """Going on with other random numbers would be neither of two trainings."""
+    one = training(garden, tmp_path / "run")
+    save_checkpoint(one, Progress())
+    state = torch.load(one.checkpoint, weights_only=True)
+    torch.save(state | {"seed": 6}, one.checkpoint)
+    with pytest.raises(ValueError, match="trained with seed 6, not 5"):
+        load_checkpoint(one)
+
+
+def test_an_epoch_that_is_done_takes_no_step(garden: Path, tmp_path: Path) -> None:
+    """Resuming after the last step of an epoch changes no weight."""
+    one = training(garden, tmp_path / "run")
+    progress = Progress()
+    run_epoch(one, progress)
+    before = weights(one).copy()
+    run_epoch(one, progress)
+    np.testing.assert_array_equal(weights(one), before)

@@ -1,0 +1,156 @@
+"""From a folder of recordings to a bundle that names them, by the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("onnxscript", reason="needs the extra 'train'")
+pytest.importorskip("onnxruntime", reason="needs the extra 'cpu' or 'gpu'")
+
+from fieldstation.bundle import load_bundle, load_golden  # noqa: E402
+from tests.trainer.tiny import TINY  # noqa: E402
+from trainer import evaluate, fit  # noqa: E402
+from trainer.encoder import profiles  # noqa: E402
+from trainer.encoder.running import cpu_session, run_logits  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def run(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fit the tiny profile; return its run folder, with the bundle inside."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(profiles.PROFILES, "tiny", TINY)
+        arguments = ["encoder", "--data", str(garden), "--profile", "tiny", "--run", str(folder)]
+        assert fit.main([*arguments, "--cache", str(folder / "cache")]) == 0
+    return folder
+
+
+def test_the_bundle_is_whole(run: Path) -> None:
+    """The bundle loads, says what it was trained on, and carries licence and recordists."""
+    bundle = load_bundle(run / "bundle")
+    assert [label.scientific_name for label in bundle.labels][-1] == "no bird"
+    assert bundle.samples_per_window == TINY.samples_per_window
+    assert bundle.trained_on["licence_tiers"] == ["B"]
+    assert bundle.licence == "CC BY-NC-SA 4.0"
+    text = (run / "bundle" / "NOTICE").read_text()
+    assert "Recordist 3" in text
+    assert "CC BY-NC-SA 4.0" in text
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_graph_gives_the_golden_logits_at_any_batch_size(run: Path, n: int) -> None:
+    """One window at a time or three at once: the same logits."""
+    bundle = load_bundle(run / "bundle")
+    golden = load_golden(bundle)
+    session = cpu_session(bundle.encoder_path)
+    tolerance = bundle.tolerance["CPUExecutionProvider"]
+    for first in range(0, 3, n):
+        logits = run_logits(session, golden.waveform[first : first + n])
+        np.testing.assert_allclose(logits, golden.logits[first : first + n], atol=tolerance)
+
+
+def test_silence_gives_finite_outputs(run: Path) -> None:
+    """Digital silence gives numbers at every output."""
+    session = cpu_session(run / "bundle" / "encoder.onnx")
+    outputs = session.run(None, {"waveform": np.zeros((1, 22_050), np.float32)})
+    assert [o.name for o in session.get_outputs()] == ["logits", "embedding", "mel"]
+    assert all(np.isfinite(output).all() for output in outputs)
+
+
+def test_large_weights_are_stored_as_half_and_the_front_end_is_not(run: Path) -> None:
+    """The file holds fp16 weights; the Fourier matrices and the filter bank stay fp32."""
+    import onnx
+
+    from trainer.encoder.mel import LogMel
+
+    model = onnx.load(run / "bundle" / "encoder.onnx")
+    halves = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
+    assert sum(np.prod(t.dims) for t in halves) == 128 * 8 * 9
+    full = {
+        int(np.prod(t.dims))
+        for t in model.graph.initializer
+        if t.data_type == onnx.TensorProto.FLOAT
+    }
+    assert {matrix.numel() for matrix in LogMel(TINY.mel).buffers()} <= full
+
+
+def test_the_result_says_how_it_was_made(run: Path) -> None:
+    """Device, seed, versions, data hash and seconds stand in the result."""
+    result = json.loads((run / "result.json").read_text())
+    assert result["seed"] == 0
+    assert len(result["data_hash"]) == 64
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["epochs"] == len(result["history"]) == TINY.epochs
+    assert result["seconds"] > 0
+    assert "CPU" in result["device"] or "GPU" in result["device"]
+
+
+def test_evaluation_finds_what_was_taught(run: Path, garden: Path, tmp_path: Path) -> None:
+    """Two pitches are told apart, and the report has what it promises."""
+    report = tmp_path / "report.json"
+    arguments = ["encoder", "--bundle", str(run / "bundle"), "--data", str(garden)]
+    assert evaluate.main([*arguments, "--json", str(report), "--cache", str(tmp_path)]) == 0
+    found = json.loads(report.read_text())
+    assert found["recording_top1"] >= 0.9
+    assert found["recording_top1_interval"][0] <= found["recording_top1"]
+    assert found["confusion"]["Parus major"]["Parus major"] >= 5
+    assert found["species"]["Parus major"]["n"] == 6
+    assert found["n_recordings"] == 12
+
+
+def test_a_finished_run_is_not_overwritten(
+    run: Path, garden: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command again says what to do and leaves the checkpoint alone."""
+    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+    before = (run / "checkpoint.pt").read_bytes()
+    arguments = ["encoder", "--data", str(garden), "--profile", "tiny", "--run", str(run)]
+    assert fit.main([*arguments, "--cache", str(run / "cache")]) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert (run / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "/nowhere"], "/nowhere is no folder"),
+        (["--data", "{empty}"], "names no recordings"),
+        (["--data", "{garden}", "--profile", "papr"], "did you mean 'paper'?"),
+        (["--data", "{garden}", "--fold", "9"], "fold 9 holds no recording"),
+        (["--data", "{garden}", "--device", "abacus"], "device is 'abacus'"),
+        (["--data", "{garden}", "--labels", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    garden: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    """Bad input exits 2 with one line that names the value."""
+    (tmp_path / "empty").mkdir()
+    filled = [a.format(garden=garden, empty=tmp_path / "empty") for a in arguments]
+    code = fit.main(["encoder", *filled, "--cache", str(tmp_path), "--run", str(tmp_path / "run")])
+    assert code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_help_needs_no_torch() -> None:
+    """The command line answers before anything heavy is imported."""
+    code = (
+        "import sys, trainer.fit\n"
+        "trainer.fit.parser().format_help()\n"
+        "print([m for m in ('torch', 'librosa', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
