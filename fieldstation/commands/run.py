@@ -92,7 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the service; 0 when it ended as it should."""
     _check_source(args)
-    faulthandler.enable()  # the watchdog's SIGABRT leaves every thread's stack in the journal
+    # The watchdog's SIGABRT leaves every thread's stack in the journal: on a copy of standard
+    # error, as the original is silenced while PortAudio starts, which is where a driver may hang.
+    faulthandler.enable(os.dup(2))
     context = _context(args)
     screen = Screen(sys.stdout)
     screen.take_logging()
