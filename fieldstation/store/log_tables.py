@@ -95,4 +95,15 @@ COUNTERS = Table(
     Column("n", BigInteger, nullable=False),
 )
 
-SCHEMA = Schema("log", 1, METADATA)
+REPLAYS = Table(
+    "replays",
+    METADATA,
+    Column("station", Text, primary_key=True),
+    Column("content_hash", Text, primary_key=True),
+    Column("analysis", Text, primary_key=True),
+    Column("n_events", Integer, nullable=False),
+    Column("duration_s", Double, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+)
+
+SCHEMA = Schema("log", 2, METADATA)
