@@ -1,0 +1,39 @@
+"""`fieldstation check`: each line OK, or what to mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fieldstation.bundle import Bundle
+from tests.commands.conftest import Run
+
+
+def lines(said: str) -> dict[str, str]:
+    return {line.split()[0]: line for line in said.splitlines() if line}
+
+
+def test_a_new_machine_is_checked_before_the_first_start(cli: Run, tones: Bundle) -> None:
+    """Nothing is made by looking; the provider that ran is named."""
+    said = lines(cli("check", "--bundle", tones.path).stdout)
+    assert " OK  tones" in said["bundle"]
+    assert "on CPUExecutionProvider" in said["bundle"]
+    assert " OK  none yet" in said["station.db"]
+    assert " OK " in said["disk"]
+
+
+def test_what_is_wrong_is_named_and_the_exit_code_says_so(
+    cli: Run, tones: Bundle, tmp_path: Path, state: Path
+) -> None:
+    """A broker that does not answer, a log that is none, a bundle that is missing."""
+    state.mkdir()
+    (state / "log.db").write_bytes(b"this is no database" * 100)
+    settings = tmp_path / "s.toml"
+    settings.write_text('[mqtt]\nurl = "mqtt://127.0.0.1:9"\n[model]\nbundle = "none"\n')
+    ended = cli("check", "--config", settings)
+    said = lines(ended.stdout)
+    assert ended.returncode == 1
+    assert "MEND" in said["broker"]
+    assert "127.0.0.1:9" in said["broker"]
+    assert "MEND" in said["log"]
+    assert "MEND" in said["bundle"]
+    assert "Traceback" not in ended.stderr
