@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import uuid4
 
 from fieldstation import __version__, schedule
@@ -25,11 +24,10 @@ from fieldstation.audio.hours import RecordingHours, is_awake
 from fieldstation.audio.level import Level
 from fieldstation.audio.source import AudioSource, OnWait
 from fieldstation.bundle import Bundle
-from fieldstation.clips.retention import expire
 from fieldstation.clips.ring import Ring
 from fieldstation.clips.speech import GateMissing, SpeechGate
 from fieldstation.clips.writer import ClipTags, ClipWriter
-from fieldstation.clock import US_PER_S, Clock, SystemClock, instant_of, local
+from fieldstation.clock import US_PER_S, Clock, SystemClock, local
 from fieldstation.config import ConfigError, Settings, read_password
 from fieldstation.coverage import Changes, FileLedger, Ledger
 from fieldstation.listening import Listening
@@ -41,7 +39,6 @@ from fieldstation.mqtt.messages import Topics
 from fieldstation.mqtt.publisher import Publisher, Trust
 from fieldstation.notify import Notifier
 from fieldstation.records import (
-    ClipState,
     Health,
     OutboxRow,
     Prediction,
@@ -50,30 +47,24 @@ from fieldstation.records import (
 from fieldstation.schedule import Chore, Chores
 from fieldstation.state import State
 from fieldstation.station import Recorder, Station, make_ear, thresholds
-from fieldstation.store import query
-from fieldstation.store.backup import back_up
 from fieldstation.store.errors import StoreError, StoreUnavailable
 from fieldstation.store.late_log import LateLog
-from fieldstation.store.query import Filter
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import StoreThread
 from fieldstation.supervisor import Supervisor
+from fieldstation.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
 HEALTH_EVERY_S = 60.0
 COVERAGE_EVERY_S = 600.0
 HOURS_EVERY_S = 30.0
-RETENTION_EVERY_S = 3_600.0
-KEEP_DELIVERED_DAYS = 7
-"""Events stay in station.db this long after their receipt, for whoever asks this station"""
 GOODBYE_S = 3.0
 """How long a stopping live station waits for the last receipts; the rest goes at the next start"""
 DRAIN_CLIPS_S = 600.0
 STORE_DRAIN_S = 20.0
 MAINTENANCE_DEADLINE_S = 3_600.0
 """A backup of a large log on a slow card is one turn of its loop"""
-BYTES_PER_MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +202,9 @@ class Service:
         self._listening = Listening(self._make_station(), self._ledger)
         self._listening.attach(self._source)
         self._minute = Chores(self._minute_chores())
-        self._upkeep = Chores(self._upkeep_chores())
+        upkeep = Upkeep(plan.settings, plan.state, plan.who, self._writer, self._log, self._clock)
+        self._upkeep_chores = upkeep.chores()
+        self._upkeep = Chores(self._upkeep_chores)
 
     def _make_station(self) -> Station:
         plan = self._plan
@@ -321,7 +314,7 @@ class Service:
         ]
         self._schedulers = [
             schedule.start(self._minute_chores(), self._minute.request, self._plan.who.timezone),
-            schedule.start(self._upkeep_chores(), self._upkeep.request, self._plan.who.timezone),
+            schedule.start(self._upkeep_chores, self._upkeep.request, self._plan.who.timezone),
         ]
         self._notifier.ready()
 
@@ -377,15 +370,6 @@ class Service:
             chores.append(Chore("hours", self._look_at_hours, every_s=HOURS_EVERY_S))
         return chores
 
-    def _upkeep_chores(self) -> list[Chore]:
-        times = self._plan.settings.schedule
-        faults = (OSError, StoreError)
-        return [
-            Chore("retention", self._retain, every_s=RETENTION_EVERY_S, on_fault=faults),
-            Chore("backup", self._back_up, at=times.backup_at, on_fault=faults),
-            Chore("summary", self._sum_up, at=times.summary_at, on_fault=faults),
-        ]
-
     def _look_at_hours(self) -> str:
         who, hours = self._plan.who, self._plan.settings.schedule.recording
         was_awake = self._awake.is_set()
@@ -421,7 +405,7 @@ class Service:
             published.twin and f"another station (key {published.twin}) has this name",
             logged and (logged.fault or logged.connection.fault),
             self._clips and self._clips.fault,
-            heard.waiting_for not in ("", "asleep") and f"waiting for {heard.waiting_for}",
+            self._source.problem,
             *(f"{name}: {why}" for name, why in self._failed_chores().items()),
             *(f"{name} hangs" for name in self._supervisor.late()),
         ]
@@ -460,54 +444,6 @@ class Service:
             coverage = messages.Coverage(who.name, who.key, uuid4().hex, part)
             self._writer.post_message(coverage.message_id, messages.coverage_message(coverage))
         return ""
-
-    def _retain(self) -> str:
-        """Remove clips and delivered events that are past their time."""
-        keep = self._plan.settings.clips
-        now = self._clock.wall()
-        expired = expire(
-            self._plan.state.clips, keep.max_age_days, keep.max_size_mb * BYTES_PER_MB, now
-        )
-        for event_id in expired:
-            self._writer.post_clip_state(event_id, ClipState.EXPIRED)
-        self._writer.post_prune(now - KEEP_DELIVERED_DAYS * 86_400 * US_PER_S)
-        return f"{len(expired)} clips removed" if expired else ""
-
-    def _back_up(self) -> str:
-        state, kept = self._plan.state, self._plan.settings.schedule.backups_kept
-        copies = [back_up(state.station_db, state.backups, kept, self._clock)]
-        if self._log and not self._plan.settings.log.database:
-            copies.append(back_up(state.log_db, state.backups, kept, self._clock))
-        return ", ".join(str(copy) for copy in copies)
-
-    def _sum_up(self) -> str:
-        """Publish and print what was heard since local midnight."""
-        if self._log is None:
-            return ""
-        who, now = self._plan.who, self._clock.wall()
-        moment = local(now, who.timezone)
-        midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
-        since = instant_of(midnight)
-        until = min(now, instant_of(midnight + timedelta(days=1)))
-        found = query.species(self._log.opened(), Filter(since=since, until=now, station=who.name))
-        coverage = query.coverage(self._store, since, until)
-        summary = messages.Summary(
-            who.name,
-            who.key,
-            uuid4().hex,
-            f"{moment:%Y-%m-%d}",
-            who.timezone,
-            tuple(
-                messages.SpeciesCount(s.scientific_name, s.common_name, s.n, s.first_at, s.last_at)
-                for s in found
-            ),
-            heard_s=sum(s.duration_s for s in coverage.sums if s.state == "heard"),
-            lost_s=sum(s.duration_s for s in coverage.sums if s.state == "lost"),
-        )
-        self._writer.post_message(summary.message_id, messages.summary_message(summary))
-        return f"{summary.date}: " + (
-            ", ".join(f"{s.common_name} {s.n_events}" for s in summary.species) or "nothing heard"
-        )
 
 
 def _check_trust(settings: Settings) -> None:

@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},
 }
 ALLOWED["listening"] = ALLOWED["station"] | {"station"}
-TOP = {"service", "commands", "cli", "__main__"}
+TOP = {"service", "upkeep", "commands", "cli", "__main__"}
 ONE_FILE = {
     "sounddevice": "fieldstation/audio/portaudio.py",
     "paho": "fieldstation/mqtt/connection.py",

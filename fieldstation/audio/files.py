@@ -94,6 +94,11 @@ class FileSource:
         pace = "as fast as possible" if self._speed is None else f"at speed {self._speed:g}"
         return f"{self._path} ({files}{self.total_s:.0f} s), {pace}"
 
+    @property
+    def problem(self) -> str:
+        """Return nothing: a file that cannot be heard is an error or is passed over."""
+        return ""
+
     def close(self) -> None:
         """End the iteration within a chunk."""
         self._closed.set()
@@ -264,6 +269,11 @@ class StandardInput:
     def description(self) -> str:
         """Return what is expected on the pipe."""
         return f"standard input, {self._rate} Hz, {self._n_channels} channel(s), 16-bit PCM"
+
+    @property
+    def problem(self) -> str:
+        """Return nothing: a pipe gives sound or ends."""
+        return ""
 
     def close(self) -> None:
         """End the iteration soon."""

@@ -79,6 +79,11 @@ class RecordingHours:
         """Return what is listened to, or that it sleeps."""
         return f"{self._source.description}{'' if self._awake.is_set() else ' (asleep)'}"
 
+    @property
+    def problem(self) -> str:
+        """Return what is wrong with the source; sleeping is nothing wrong."""
+        return self._source.problem if self._awake.is_set() else ""
+
     def __iter__(self) -> Iterator[AudioChunk]:
         """Yield the source's chunks; the first after a sleep is marked as following a gap."""
         slept = False

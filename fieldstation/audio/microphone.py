@@ -148,6 +148,11 @@ class Microphone:
             return f"{wanted} (waiting for it)"
         return f"{state.device}, {state.sample_rate} Hz"
 
+    @property
+    def problem(self) -> str:
+        """Return what is wrong now, and the mend; empty when all is well."""
+        return self._state.problem or ""
+
     def state(self) -> MicrophoneState:
         """Return how it goes; from any thread."""
         return self._state

@@ -28,6 +28,11 @@ class AudioSource(Protocol):
         """Return whether sound that is not taken in time is lost; a file waits instead."""
         ...
 
+    @property
+    def problem(self) -> str:
+        """Return what is wrong with the source just now, and the mend; empty when all is well."""
+        ...
+
     def __iter__(self) -> Iterator[AudioChunk]:
         """Yield chunks in order until the source ends or is closed."""
         ...

@@ -191,8 +191,8 @@ def _listen(context: Context) -> tuple[str, Level]:
         if heard_s >= LISTEN_S:
             microphone.close()
     if heard_s == 0:
-        problem = microphone.state().problem
-        raise Mend(problem or f"{microphone.description} gives no sound: unplug it and plug it in")
+        silent = f"{microphone.description} gives no sound: unplug it and plug it in"
+        raise Mend(microphone.problem or silent)
     return microphone.description, meter.take()
 
 

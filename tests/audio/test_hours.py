@@ -51,6 +51,7 @@ class Tone:
 
     live = True
     description = "tone"
+    problem = ""
 
     def __init__(self) -> None:
         self.closed = False

@@ -1,0 +1,102 @@
+"""The chores of a running station: retention, nightly backups, the daily summary."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from fieldstation.clips.retention import expire
+from fieldstation.clock import US_PER_S, Clock, instant_of, local
+from fieldstation.config import Settings
+from fieldstation.mqtt.messages import SpeciesCount, Summary, summary_message
+from fieldstation.records import ClipState, Hearing, StationIdentity
+from fieldstation.schedule import Chore
+from fieldstation.state import State
+from fieldstation.store import query
+from fieldstation.store.backup import back_up
+from fieldstation.store.errors import StoreError
+from fieldstation.store.late_log import LateLog
+from fieldstation.store.query import Filter
+from fieldstation.store.writer import StoreThread
+
+RETENTION_EVERY_S = 3_600.0
+KEEP_DELIVERED_DAYS = 7
+"""Events stay in station.db this long after their receipt, for whoever asks this station"""
+BYTES_PER_MB = 1_000_000
+FAULTS = (OSError, StoreError)
+
+
+class Upkeep:
+    """Does one chore at a time, in the thread of the chores' stage."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        who: StationIdentity,
+        writer: StoreThread,
+        log: LateLog | None,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._state = state
+        self._who = who
+        self._writer = writer
+        self._log = log
+        self._clock = clock
+
+    def chores(self) -> list[Chore]:
+        """Return the chores with their times."""
+        times = self._settings.schedule
+        return [
+            Chore("retention", self.retain, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
+            Chore("backup", self.back_up, at=times.backup_at, on_fault=FAULTS),
+            Chore("summary", self.sum_up, at=times.summary_at, on_fault=FAULTS),
+        ]
+
+    def retain(self) -> str:
+        """Remove clips and delivered events that are past their time."""
+        keep = self._settings.clips
+        now = self._clock.wall()
+        limit = keep.max_size_mb * BYTES_PER_MB
+        expired: list[UUID] = expire(self._state.clips, keep.max_age_days, limit, now)
+        for event_id in expired:
+            self._writer.post_clip_state(event_id, ClipState.EXPIRED)
+        self._writer.post_prune(now - KEEP_DELIVERED_DAYS * 86_400 * US_PER_S)
+        return f"{len(expired)} clips removed" if expired else ""
+
+    def back_up(self) -> str:
+        """Copy station.db, and the log where it is a file of this station's."""
+        kept = self._settings.schedule.backups_kept
+        copies = [back_up(self._state.station_db, self._state.backups, kept, self._clock)]
+        if self._log and not self._settings.log.database:
+            copies.append(back_up(self._state.log_db, self._state.backups, kept, self._clock))
+        return ", ".join(map(str, copies))
+
+    def sum_up(self) -> str:
+        """Publish what was heard since local midnight; return it in words."""
+        if self._log is None:
+            return ""
+        who, now = self._who, self._clock.wall()
+        moment = local(now, who.timezone)
+        midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+        since, tomorrow = instant_of(midnight), instant_of(midnight + timedelta(days=1))
+        log = self._log.opened()
+        found = query.species(log, Filter(since=since, until=tomorrow, station=who.name))
+        sums = query.coverage(log, since, now, who.name).sums
+        summary = Summary(
+            station=who.name,
+            station_key=who.key,
+            message_id=uuid4().hex,
+            date=f"{moment:%Y-%m-%d}",
+            timezone=who.timezone,
+            species=tuple(
+                SpeciesCount(s.scientific_name, s.common_name, s.n, s.first_at, s.last_at)
+                for s in found
+            ),
+            heard_s=sum(s.duration_s for s in sums if s.state is Hearing.HEARD),
+            lost_s=sum(s.duration_s for s in sums if s.state is Hearing.LOST),
+        )
+        self._writer.post_message(summary.message_id, summary_message(summary))
+        birds = ", ".join(f"{s.common_name} {s.n_events}" for s in summary.species)
+        return f"{summary.date}: {birds or 'nothing heard'}"

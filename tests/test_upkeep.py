@@ -1,0 +1,151 @@
+"""The chores that a running station does by the clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from fieldstation.clock import SystemClock, parse_instant
+from fieldstation.config import ClipSettings, Settings
+from fieldstation.mqtt.messages import read_summary
+from fieldstation.records import Detection, Hearing, Interval, Message, StationIdentity
+from fieldstation.state import State
+from fieldstation.store.late_log import LateLog
+from fieldstation.store.station_db import StationStore
+from fieldstation.store.writer import StoreThread
+from fieldstation.upkeep import Upkeep
+from tests.fakes import FakeClock
+
+WHO = StationIdentity("hedge", "0123456789abcdef", "Europe/Berlin")
+EVENING = parse_instant("2026-05-01T21:00:00+02:00")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(tmp_path)
+
+
+@pytest.fixture
+def store(state: State) -> Iterator[StationStore]:
+    store = StationStore(state.station_db)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def log(state: State) -> Iterator[LateLog]:
+    log = LateLog(state.log_url(""))
+    yield log
+    log.close()
+
+
+def upkeep(
+    state: State,
+    store: StationStore,
+    log: LateLog,
+    settings: Settings | None = None,
+    now: int = EVENING,
+) -> tuple[Upkeep, StoreThread]:
+    writer = StoreThread(store)
+    clock = FakeClock(wall=now)
+    return Upkeep(settings or Settings(), state, WHO, writer, log, clock), writer
+
+
+def write_out(writer: StoreThread) -> None:
+    """Commit what was posted."""
+    stop = threading.Event()
+    stop.set()
+    writer.run(stop, lambda: None)
+
+
+def detection(number: int, at: str, species: str = "Fringilla coelebs") -> Detection:
+    started_at = parse_instant(at)
+    return Detection(
+        event_id=str(UUID(int=number)),
+        station="hedge",
+        station_key=WHO.key,
+        sequence=number,
+        started_at=started_at,
+        ended_at=started_at + 3_000_000,
+        timezone="Europe/Berlin",
+        scientific_name=species,
+        common_name={"Fringilla coelebs": "Chaffinch"}.get(species, "Great Tit"),
+        probability=0.9,
+        threshold=0.5,
+        encoder_id="abc",
+    )
+
+
+def test_the_summary_counts_the_local_day(state: State, store: StationStore, log: LateLog) -> None:
+    """Yesterday evening and the hour before local midnight do not belong to today."""
+    heard = [
+        detection(1, "2026-04-30T23:59:59+02:00"),
+        detection(2, "2026-05-01T00:00:00+02:00"),
+        detection(3, "2026-05-01T12:00:00+02:00"),
+        detection(4, "2026-05-01T13:00:00+02:00", "Parus major"),
+    ]
+    log.record(heard, EVENING)
+    midnight = parse_instant("2026-05-01T00:00:00+02:00")
+    intervals = [
+        Interval("run", midnight - 3_600_000_000, 7_200.0, Hearing.HEARD),
+        Interval("run", midnight + 3_600_000_000, 60.0, Hearing.LOST, "microphone"),
+    ]
+    log.record_coverage("hedge", WHO.key, intervals)
+    chores, writer = upkeep(state, store, log)
+    assert chores.sum_up() == "2026-05-01: Chaffinch 2, Great Tit 1"
+    write_out(writer)
+    (row,) = store.pending()
+    summary = read_summary(row.message.topic, row.message.payload)
+    assert [(s.common_name, s.n_events) for s in summary.species] == [
+        ("Chaffinch", 2),
+        ("Great Tit", 1),
+    ]
+    assert (summary.heard_s, summary.lost_s) == (3_600.0, 60.0)
+
+
+def test_a_day_without_birds_is_told_too(state: State, store: StationStore, log: LateLog) -> None:
+    """Silence is an observation."""
+    chores, _ = upkeep(state, store, log)
+    assert chores.sum_up() == "2026-05-01: nothing heard"
+
+
+def test_backups_are_made_and_rotated(state: State, store: StationStore, log: LateLog) -> None:
+    """Both databases, the newest so many."""
+    settings = Settings()
+    settings = replace(settings, schedule=replace(settings.schedule, backups_kept=2))
+    for day in range(3):
+        chores, _ = upkeep(state, store, log, settings, EVENING + day * 86_400_000_000)
+        chores.back_up()
+    names = sorted(path.name for path in state.backups.iterdir())
+    assert names == [
+        "log-20260502T190000Z.db",
+        "log-20260503T190000Z.db",
+        "station-20260502T190000Z.db",
+        "station-20260503T190000Z.db",
+    ]
+
+
+def test_retention_removes_clips_by_size_and_delivered_messages_by_age(
+    state: State, store: StationStore, log: LateLog
+) -> None:
+    """The oldest clips go first; what is not confirmed stays however old it is."""
+    folder = state.clips / "2026-05-01"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{UUID(int=number)}.flac").write_bytes(b"x" * 700_000)
+    store.post_message("delivered", Message("t", b"1"))
+    store.post_message("waiting", Message("t", b"2"))
+    store.confirm(["delivered"])
+    settings = replace(Settings(), clips=ClipSettings(max_size_mb=1, max_age_days=0))
+    next_month = SystemClock().wall() + 31 * 86_400_000_000
+    chores, writer = upkeep(state, store, log, settings, next_month)
+    assert chores.retain() == "2 clips removed"
+    assert chores.retain() == ""
+    write_out(writer)
+    assert len(list(folder.iterdir())) == 1
+    assert [row.id for row in store.pending()] == ["waiting"]
