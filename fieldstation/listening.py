@@ -52,6 +52,8 @@ class Listening:
         self._heard = Heard()
         self._source: AudioSource | None = None
         self._beat: Callable[[], None] = lambda: None
+        self.heard_all = False
+        """Whether the source came to its own end"""
 
     def attach(self, source: AudioSource) -> None:
         """Say what to listen to; apart, since a source is made with this stage's `waited`."""
@@ -68,15 +70,21 @@ class Listening:
         if self._source is None:
             raise RuntimeError("no source was attached")
         self._beat = beat
+        repeatable = False
         try:
             for chunk in self._source:
                 beat()
                 self._hear(chunk)
+                repeatable = chunk.file is not None
                 if stop.is_set():
                     break
+            self.heard_all = not stop.is_set()
         finally:
-            # Also when the source broke off: what was heard until then is kept.
-            self._count(self._station.finish())
+            # Also when the source broke off: what was heard until then is kept. Only a file that
+            # was stopped half-way is not cut into events there: it will be heard again, and the
+            # whole event has the id that a half one would have taken.
+            if not (repeatable and stop.is_set()):
+                self._count(self._station.finish())
             self._ledger.close()
 
     def heard(self) -> Heard:

@@ -316,6 +316,7 @@ class Service:
             schedule.start(self._minute_chores(), self._minute.request, self._plan.who.timezone),
             schedule.start(self._upkeep_chores, self._upkeep.request, self._plan.who.timezone),
         ]
+        self._minute.request("health")
         self._notifier.ready()
 
     def _tick(self, tick: Callable[[], None]) -> None:
@@ -327,6 +328,7 @@ class Service:
         """Stop every stage, upstream first; return whether all that was heard is confirmed."""
         for scheduler in self._schedulers:
             scheduler.shutdown(wait=False)
+        self._listener.tell_stop()
         self._source.close()
         self._listener.stop()
         if self._clips and self._clips_stage:
@@ -341,7 +343,7 @@ class Service:
         last = [*self._chore_stages, self._publisher_stage, self._logger_stage, self._store_stage]
         for stage in filter(None, last):
             stage.stop()
-        return done
+        return done and self._listening.heard_all
 
     def _wait(
         self, is_done: Callable[[], bool], patience_s: float, tick: Callable[[], None]
@@ -388,6 +390,8 @@ class Service:
         self._plan.state.write_health(values)
         heard = self._listening.heard()
         self._notifier.status(f"{self._source.description}, {heard.n_events} events")
+        if not heard.seconds:
+            return ""
         return (
             f"{heard.n_events} events, {heard.seconds:.0f} s heard, {heard.lost_s:.0f} s lost, "
             f"{values['n_waiting']} waiting"

@@ -20,7 +20,9 @@ from fieldstation.commands.context import (
     load_context,
     with_database,
 )
+from fieldstation.config import LogSettings, MqttSettings
 from fieldstation.errors import MendableError
+from fieldstation.state import State
 
 if TYPE_CHECKING:
     from fieldstation.audio.level import Level
@@ -100,9 +102,12 @@ def run(args: argparse.Namespace) -> int:
     screen.take_logging()
 
     from fieldstation.audio.devices import DeviceNotFound
+    from fieldstation.bundle import find_bundle, load_bundle
     from fieldstation.service import Plan, Service
 
-    bundle = _bundle(context, args.bundle)
+    bundle = load_bundle(find_bundle(args.bundle or context.bundle_name(), context.state.folder))
+    if args.demo:
+        context = _demo(context, args)
     live = not (args.source or args.demo)
     try:
         plan = Plan(
@@ -204,11 +209,6 @@ def _context(args: argparse.Namespace) -> Context:
     """Return the settings with this command's options laid on top."""
     context = with_database(load_context(args), args.database)
     settings = context.settings
-    if args.demo:
-        # Its own folder: the demo may run beside the station, and its birds are not the garden's.
-        context = replace(
-            context, state=replace(context.state, folder=context.state.folder / "demo")
-        )
     name = args.name or ("demo" if args.demo else settings.station.name)
     audio = settings.audio if args.device is None else replace(settings.audio, device=args.device)
     channel = settings.audio.channel if args.channel is None else args.channel
@@ -226,10 +226,18 @@ def _prepared(context: Context) -> StationIdentity:
     return context.identity()
 
 
-def _bundle(context: Context, named: str | None) -> Bundle:
-    from fieldstation.bundle import find_bundle, load_bundle
+def _demo(context: Context, args: argparse.Namespace) -> Context:
+    """Return a context of the demo's own.
 
-    return load_bundle(find_bundle(named or context.bundle_name(), context.state.folder))
+    It may run beside the station, and its birds are not the garden's: they go to no hub and into
+    no other log unless the command line says so.
+    """
+    settings = replace(
+        context.settings,
+        mqtt=MqttSettings(url=args.broker or "embedded"),
+        log=LogSettings(database=args.database or ""),
+    )
+    return replace(context, settings=settings, state=State(context.state.folder / "demo"))
 
 
 def _opener(args: argparse.Namespace, settings: Settings) -> Callable[[OnWait], AudioSource]:
@@ -282,5 +290,5 @@ def _conclude(done: bool, context: Context) -> int:
     if done:
         print(f"done. Ask: fieldstation detections --state {state}")
         return 0
-    print(f"stopped before all was confirmed: what waits in {state} goes at the next start")
+    print(f"stopped before all was heard and confirmed; the same command goes on ({state})")
     return EXIT_INTERRUPTED

@@ -1,0 +1,106 @@
+"""The analysis stage: what it keeps when its source ends, is stopped, or breaks off."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fieldstation.listening import Listening
+from fieldstation.records import AudioChunk, FileOrigin
+
+
+class Source:
+    """Gives chunks; then ends, breaks off, or is stopped in between."""
+
+    description, live, problem = "test", True, ""
+
+    def __init__(self, file: FileOrigin | None = None, fault: Exception | None = None) -> None:
+        self.file, self.fault = file, fault
+        self.stop: threading.Event | None = None
+
+    def __iter__(self) -> Iterator[AudioChunk]:
+        for number in range(3):
+            if number == 2 and self.fault:
+                raise self.fault
+            if number == 2 and self.stop:
+                self.stop.set()
+            yield AudioChunk(np.full(100, 0.5, np.float32), 1_000, 0, gap=10, file=self.file)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Station:
+    """Counts what reaches it; one event a chunk."""
+
+    def __init__(self) -> None:
+        self.n_chunks = self.n_finished = 0
+
+    def process(self, chunk: AudioChunk) -> list[str]:
+        self.n_chunks += 1
+        return ["event"]
+
+    def finish(self) -> list[str]:
+        self.n_finished += 1
+        return ["last"]
+
+
+class Ledger:
+    """Counts its ends."""
+
+    n_closed = 0
+
+    def waited(self, cause: str) -> None:
+        """Never called here."""
+
+    def close(self) -> None:
+        self.n_closed += 1
+
+
+def listen(source: Source, stop: threading.Event) -> tuple[Listening, Any, Ledger]:
+    station: Any = Station()
+    ledger = Ledger()
+    listening = Listening(station, ledger)
+    listening.attach(source)
+    listening.run(stop, lambda: None)
+    return listening, station, ledger
+
+
+def test_a_source_that_ends_is_finished_and_counted() -> None:
+    """Every count is there for health."""
+    listening, station, ledger = listen(Source(), threading.Event())
+    heard = listening.heard()
+    assert (heard.seconds, heard.n_events, heard.n_gaps) == (pytest.approx(0.3), 4, 3)
+    assert heard.lost_s == pytest.approx(0.03)
+    assert (station.n_finished, ledger.n_closed, listening.heard_all) == (1, 1, True)
+
+
+def test_a_microphone_that_is_stopped_keeps_its_open_event() -> None:
+    """Live sound does not come again."""
+    source, stop = Source(), threading.Event()
+    source.stop = stop
+    listening, station, _ = listen(source, stop)
+    assert (station.n_finished, listening.heard_all) == (1, False)
+
+
+def test_a_file_that_is_stopped_leaves_its_open_event_to_the_next_run() -> None:
+    """A half event would take the id of the whole one."""
+    source, stop = Source(file=FileOrigin("a.wav", "ab", 0)), threading.Event()
+    source.stop = stop
+    listening, station, ledger = listen(source, stop)
+    assert (station.n_finished, listening.heard_all, ledger.n_closed) == (0, False, 1)
+
+
+def test_a_source_that_breaks_off_keeps_what_was_heard() -> None:
+    """The fault gets out, after the open event was closed."""
+    station: Any = Station()
+    ledger = Ledger()
+    listening = Listening(station, ledger)
+    listening.attach(Source(fault=OSError("gone")))
+    with pytest.raises(OSError, match="gone"):
+        listening.run(threading.Event(), lambda: None)
+    assert (station.n_finished, ledger.n_closed) == (1, 1)
