@@ -240,9 +240,9 @@ class FakeConnection:
     def publish(self, message: Message) -> Ticket | None:
         if not self.up:
             return None
+        ticket = (self._life, len(self.published) + 1)
+        self._waiting.append(ticket)  # before it is seen in `published`: then it can be answered
         self.published.append(message)
-        ticket = (self._life, len(self.published))
-        self._waiting.append(ticket)
         if self.acknowledge_at_once:
             self.acknowledge_all()
         return ticket
@@ -257,9 +257,9 @@ class FakeConnection:
         self._listener.on_up()
 
     def acknowledge_all(self, refusal: str = "") -> None:
-        """Answer everything that was published and not answered yet."""
+        """Answer what was published and not answered by now; what the answers bring forth waits."""
         assert self._listener is not None
-        while self._waiting:
+        for _ in range(len(self._waiting)):
             self._listener.on_published(self._waiting.pop(0), refusal)
 
     def deliver(self, message: Message) -> None:

@@ -42,20 +42,22 @@ def logger(connection: Connection, log: fakes.Log, name: str = OWN) -> Logger:
 
 
 @contextmanager
-def at_work(connect: Connect, outbox: Outbox, log: fakes.Log) -> Iterator[Publisher]:
+def at_work(
+    connect: Connect, outbox: Outbox, log: fakes.Log, resend_s: float = RESEND_S
+) -> Iterator[Publisher]:
     """Run a station's publisher and its logger, the logger first."""
     receiving = connect()
-    telling = publisher(connect(), outbox)
+    telling = publisher(connect(), outbox, resend_s=resend_s)
     with running(logger(receiving, log)):
         until(lambda: receiving.up)
         with running(telling):
             yield telling
 
 
-def test_everything_that_waits_arrives_once(connect: Connect) -> None:
+def test_everything_that_waits_arrives_once_and_in_order(connect: Connect) -> None:
     """2,000 rows: more than a queue, a batch or a window holds."""
     outbox, log = Outbox.of(2_000), fakes.Log()
-    with at_work(connect, outbox, log) as telling:
+    with at_work(connect, outbox, log, resend_s=1_000) as telling:
         until(lambda: telling.idle)
     assert len(log.rows) == 2_000
     assert list(log.rows) == [detection(n).event_id for n in range(1, 2_001)]
