@@ -123,7 +123,7 @@ def in_graph(config: MelConfig) -> Front:
             verbose=False,
         )
         session = cpu_session(path, n_threads=1)
-    return lambda x: session.run(None, {"waveform": x})[0]
+    return lambda x: np.asarray(session.run(None, {"waveform": x})[0])
 
 
 def of_librosa(waveform: Floats, config: MelConfig) -> Floats:
@@ -135,7 +135,7 @@ def of_librosa(waveform: Floats, config: MelConfig) -> Floats:
         hop_length=config.hop_length,
         n_mels=config.n_mels,
     )
-    return np.log(np.maximum(FLOOR, power))
+    return np.asarray(np.log(np.maximum(FLOOR, power)), np.float32)
 
 
 def of_torchaudio(config: MelConfig) -> Front:
@@ -154,7 +154,7 @@ def of_torchaudio(config: MelConfig) -> Front:
 
     def front(waveform: Floats) -> Floats:
         with torch.inference_mode():
-            return torch.log(torch.clamp(transform(torch.from_numpy(waveform)), FLOOR)).numpy()
+            return torch.log(torch.clamp(transform(torch.from_numpy(waveform)), FLOOR)).numpy()  # type: ignore[no-any-return]
 
     return front
 

@@ -26,7 +26,7 @@ from fieldstation.records import LabelKind
 from trainer.data.audio import AudioSet, load_audio
 from trainer.data.recordings import DataError, content_hash, read_recordings
 from trainer.data.windows import WindowGrid, all_windows
-from trainer.encoder.judging import Floats, mean_by_recording, softmax
+from trainer.encoder.judging import Floats, activate, mean_by_recording
 from trainer.encoder.running import cpu_session, run_logits
 from trainer.encoder.scores import (
     Bools,
@@ -140,10 +140,7 @@ def hear(bundle: Bundle, audio: AudioSet) -> Heard:
 def calibrated(bundle: Bundle, logits: Floats) -> Floats:
     """Return the probabilities that a bundle makes of logits [windows, labels]."""
     scaled = logits / bundle.temperature + np.array(bundle.offsets or 0.0)
-    if bundle.activation == "softmax":
-        return softmax(scaled)
-    squashed: Floats = 1 / (1 + np.exp(-scaled))
-    return squashed
+    return activate(scaled, bundle.activation)
 
 
 def measure(bundle: Bundle, heard: Heard) -> dict[str, Any]:

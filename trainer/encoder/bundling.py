@@ -18,7 +18,7 @@ from trainer.data.recordings import Recording
 from trainer.data.windows import WindowGrid, WindowSet, active_windows, all_windows
 from trainer.encoder.calibration import choose_thresholds, fit_temperature
 from trainer.encoder.fitting import Fitted, judge_network
-from trainer.encoder.judging import Floats, softmax
+from trainer.encoder.judging import Floats, activate
 from trainer.encoder.mel import LogMel
 from trainer.encoder.running import cpu_session, run_logits
 from trainer.export import export_encoder, parity, store_half
@@ -51,9 +51,10 @@ def calibrate(fitted: Fitted) -> Calibration:
     device = next(fitted.network.parameters()).device
     logits = judge_network(fitted.network, windows, corpus.target, device).logits
     target, role = corpus.target[windows.recording], corpus.role[windows.recording]
+    activation = fitted.profile.activation
     has_species = bool((role == Role.SPECIES).any())
-    temperature = fit_temperature(logits, target) if has_species else 1.0
-    probabilities = softmax(logits / temperature)
+    temperature = fit_temperature(logits, target, activation) if has_species else 1.0
+    probabilities = activate(logits / temperature, activation)
     background = probabilities[role == Role.BACKGROUND]
     species = [i for i, label in enumerate(corpus.labels) if label.kind is LabelKind.SPECIES]
     thresholds = choose_thresholds(probabilities, target, background, species)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.encoder.judging import Floats, softmax
+from trainer.encoder.judging import Floats, activate
 
 TEMPERATURES = (0.25, 8.0)
 """Where the temperature is looked for"""
@@ -22,17 +22,26 @@ MIN_RIGHT = 5
 """Right windows that a precision must rest on"""
 
 
-def fit_temperature(logits: Floats, target: NDArray[np.int64]) -> float:
+def fit_temperature(
+    logits: Floats, target: NDArray[np.int64], activation: str = "softmax"
+) -> float:
     """Return the temperature with the least cross-entropy on held-out windows.
+
+    Args:
+        target: label of each window; -1 where it is none, which only a sigmoid allows.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
 
     def cross_entropy(log_temperature: float) -> float:
-        probabilities = softmax(logits / math.exp(log_temperature))
-        chosen = probabilities[np.arange(len(target)), target]
+        probabilities = activate(logits / math.exp(log_temperature), activation)
+        if activation == "softmax":
+            chosen = probabilities[np.arange(len(target)), target]
+        else:
+            chosen = np.where(is_label, probabilities, 1 - probabilities)
         return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
+    is_label = target[:, None] == np.arange(logits.shape[1])
     low, high = (math.log(t) for t in TEMPERATURES)
     return math.exp(golden_section(cross_entropy, low, high))
 

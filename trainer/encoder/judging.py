@@ -40,6 +40,17 @@ def softmax(logits: Floats) -> Floats:
     return shares
 
 
+def sigmoid(logits: Floats) -> Floats:
+    """Return probabilities, one by one."""
+    probabilities: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
+    return probabilities
+
+
+def activate(logits: Floats, activation: str) -> Floats:
+    """Return probabilities by a bundle's activation, `softmax` or `sigmoid`."""
+    return softmax(logits) if activation == "softmax" else sigmoid(logits)
+
+
 def mean_by_recording(values: Floats, recording: NDArray[np.int64]) -> Floats:
     """Return the mean of each recording's windows, [recordings, …]; every index must occur."""
     counts = np.bincount(recording)

@@ -8,10 +8,34 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from trainer.encoder.augmentation import Augmentation
+from trainer.encoder.field import N_FRAMES, FieldEncoder
 from trainer.encoder.mel import MelConfig
 from trainer.encoder.paper import PaperEncoder
 
-PROFILE_NAMES = ("paper",)
+
+@dataclass(frozen=True, slots=True)
+class WaveformRecipe:
+    """One label a window, cross-entropy, a class for what is no bird of ours."""
+
+    gain_db: tuple[float, float]
+    """Range of the random gain of each window"""
+    negative_share: float
+    """Of an epoch's windows, those taught as `no bird`"""
+
+
+@dataclass(frozen=True, slots=True)
+class MelRecipe:
+    """Soft targets, one sigmoid a label, precomputed log-mels that are mixed and masked."""
+
+    n_frames: int
+    n_per_epoch: int
+    """Windows"""
+    augmentation: Augmentation
+    class_power: float
+    """A class of n windows is drawn n^power times as often as one of one window"""
+    embedding_weight: float
+    """Of the distance to the teacher's embedding"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +47,23 @@ class Profile:
     samples_per_window: int
     build: Callable[[int, MelConfig], nn.Module]
     """(labels, mel) -> network: waveform -> (logits, embedding, log-mel)"""
-    activation: str
+    recipe: WaveformRecipe | MelRecipe
     epochs: int
     batch_size: int
     learning_rate: float
-    """Adam's"""
+    weight_decay: float = 0.0
+    """Adam's without, AdamW's with"""
+    warmup_share: float = 0.0
+    """Of all steps, in which the rate rises"""
+    cosine: bool = False
+    """Whether the rate falls to nothing along a cosine"""
+    ema_decay: float | None = None
+    """Of the weights' moving average, which is what is judged and shipped"""
+
+    @property
+    def activation(self) -> str:
+        """Return what makes probabilities of the logits."""
+        return "softmax" if isinstance(self.recipe, WaveformRecipe) else "sigmoid"
 
 
 PROFILES = {
@@ -36,10 +72,36 @@ PROFILES = {
         mel=MelConfig(),
         samples_per_window=66_150,
         build=PaperEncoder,
-        activation="softmax",
+        recipe=WaveformRecipe(
+            # Not in the paper. The front end is absolute, uploaded recordings are loud (median
+            # -31 dBFS above 1.5 kHz), field recorders are not (-50 to -64): without this the
+            # network takes them for silence.
+            gain_db=(-36.0, 6.0),
+            negative_share=0.25,
+        ),
         epochs=30,
         batch_size=40,
         learning_rate=1e-3,
+    ),
+    "field": Profile(
+        name="field",
+        mel=MelConfig(n_fft=1024, hop_length=256, n_mels=96, fmin=150.0),
+        samples_per_window=66_150,
+        build=FieldEncoder,
+        recipe=MelRecipe(
+            n_frames=N_FRAMES,
+            n_per_epoch=6_400,
+            augmentation=Augmentation(),
+            class_power=0.5,
+            embedding_weight=0.5,
+        ),
+        epochs=40,
+        batch_size=64,
+        learning_rate=2e-3,
+        weight_decay=0.02,
+        warmup_share=0.05,
+        cosine=True,
+        ema_decay=0.998,
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from trainer.data.corpus import TrainingWindows
+from trainer.encoder.courses import Course
 from trainer.encoder.profiles import Profile
 
 CHECKPOINT_EVERY_S = 180.0
@@ -44,13 +45,20 @@ class Training:
 
     network: nn.Module
     optimiser: torch.optim.Optimizer
-    windows: TrainingWindows
+    course: Course
     profile: Profile
     n_epochs: int
     seed: int
     device: torch.device
     folder: Path
     judge: Judge
+    average: nn.Module | None = None
+    """Moving average of the network's weights"""
+
+    @property
+    def outcome(self) -> nn.Module:
+        """Return the network that is judged and kept: the average where there is one."""
+        return self.average or self.network
 
     @property
     def checkpoint(self) -> Path:
@@ -74,7 +82,7 @@ def train(training: Training, progress: Progress) -> Progress:
 def run_epoch(training: Training, progress: Progress) -> None:
     """Take the steps of an epoch that are not done yet."""
     generator = np.random.default_rng((training.seed, progress.epoch))
-    order = training.windows.epoch(generator)
+    order = training.course.epoch(generator)
     batches = np.array_split(order, max(1, round(len(order) / training.profile.batch_size)))
     training.network.train()
     saved_at = started_at = time.monotonic()
@@ -87,7 +95,9 @@ def run_epoch(training: Training, progress: Progress) -> None:
         disable=None,
     )
     for batch in bar:
-        progress.loss += take_step(training, batch)
+        chance = np.random.default_rng((training.seed, progress.epoch, progress.step))
+        set_rate(training, (progress.epoch + progress.step / len(batches)) / training.n_epochs)
+        progress.loss += take_step(training, batch, chance)
         progress.step += 1
         bar.set_postfix(loss=f"{progress.loss / progress.step:.3f}", refresh=False)
         now = time.monotonic()
@@ -97,27 +107,53 @@ def run_epoch(training: Training, progress: Progress) -> None:
             saved_at = now
 
 
-def take_step(training: Training, batch: NDArray[np.int64]) -> float:
+def take_step(training: Training, batch: NDArray[np.int64], chance: np.random.Generator) -> float:
     """Learn from one batch of window indices; return its mean loss."""
-    windows = training.windows
-    waveform = torch.from_numpy(windows.windows.read(batch)).to(training.device)
-    target = torch.from_numpy(windows.target[batch]).to(training.device)
-    logits: Tensor = training.network(waveform)[0]
-    loss = nn.functional.cross_entropy(logits, target)
+    loss = training.course.loss(training.network, batch, chance)
     training.optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     training.optimiser.step()
+    if training.average is not None and training.profile.ema_decay is not None:
+        follow(training.average, training.network, training.profile.ema_decay)
     return float(loss.detach())
+
+
+def set_rate(training: Training, done: float) -> None:
+    """Set the learning rate for the share of the training that is done."""
+    rate = training.profile.learning_rate * rate_factor(training.profile, done)
+    for group in training.optimiser.param_groups:
+        group["lr"] = rate
+
+
+def rate_factor(profile: Profile, done: float) -> float:
+    """Return the learning rate's factor: a rise, then a cosine (Loshchilov & Hutter 2017)."""
+    if done < profile.warmup_share:
+        return max(done / profile.warmup_share, 1e-2)
+    if not profile.cosine:
+        return 1.0
+    left = (done - profile.warmup_share) / (1 - profile.warmup_share)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, left)))
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move an average towards a network; what is counted, not averaged, is copied."""
+    mine, theirs = average.state_dict(), network.state_dict()
+    for name, value in theirs.items():
+        if value.is_floating_point():
+            mine[name].lerp_(value, 1 - decay)
+        else:
+            mine[name].copy_(value)
 
 
 def close_epoch(training: Training, progress: Progress) -> None:
     """Judge the network, write the epoch's line, move on, and save."""
     started_at = time.monotonic()
-    training.network.eval()
+    training.outcome.eval()
     line = {
         "epoch": progress.epoch + 1,
         "loss": progress.loss / progress.step,
-        **training.judge(training.network),
+        **training.judge(training.outcome),
     }
     progress.seconds += time.monotonic() - started_at
     line["seconds"] = round(progress.seconds, 1)
@@ -132,6 +168,7 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
     """Write everything that resuming needs, whole or not at all."""
     state: dict[str, Any] = {
         "network": training.network.state_dict(),
+        "average": training.average.state_dict() if training.average else None,
         "optimiser": training.optimiser.state_dict(),
         "torch_rng": torch.get_rng_state(),
         "profile": training.profile.name,
@@ -164,6 +201,8 @@ def load_checkpoint(training: Training) -> Progress:
                 "give another --run, or drop --resume"
             )
     training.network.load_state_dict(state["network"])
+    if training.average is not None:
+        training.average.load_state_dict(state["average"])
     training.optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["torch_rng"].cpu())
     return Progress(

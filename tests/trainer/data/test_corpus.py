@@ -59,7 +59,10 @@ def test_night_recordings_are_held_out_background(garden: Path, tmp_path: Path) 
     corpus = corpus_of(garden, tmp_path)
     files = {corpus.audio.recordings[i].file for i in corpus.held_of(Role.BACKGROUND)}
     assert "jura_20190522_233000.wav" in files
-    assert "jura_20190522_053000.wav" not in {r.file for r in corpus.audio.recordings}
+    assert "jura_20190522_053000.wav" not in files
+    windows = training_windows(corpus, GRID, 0.25).windows
+    trained = {corpus.audio.recordings[i].file for i in windows.recording}
+    assert "jura_20190522_053000.wav" not in trained
 
 
 def test_an_epoch_holds_every_species_window_and_its_share_of_negatives(

@@ -14,6 +14,7 @@ from tests.trainer.recordings import RATE  # noqa: E402
 from tests.trainer.tiny import TINY  # noqa: E402
 from trainer.data.corpus import Sources, gather, training_windows  # noqa: E402
 from trainer.data.windows import WindowGrid  # noqa: E402
+from trainer.encoder.courses import WaveformCourse  # noqa: E402
 from trainer.encoder.training import (  # noqa: E402
     Progress,
     Training,
@@ -23,6 +24,8 @@ from trainer.encoder.training import (  # noqa: E402
     take_step,
     train,
 )
+
+CPU = torch.device("cpu")
 
 
 def training(garden: Path, folder: Path, n_epochs: int = 2) -> Training:
@@ -34,11 +37,13 @@ def training(garden: Path, folder: Path, n_epochs: int = 2) -> Training:
     return Training(
         network=network,
         optimiser=torch.optim.Adam(network.parameters(), TINY.learning_rate),
-        windows=training_windows(corpus, WindowGrid(RATE, RATE // 2), 0.0),
+        course=WaveformCourse(
+            training_windows(corpus, WindowGrid(RATE, RATE // 2), 0.0), (-6.0, 6.0), CPU
+        ),
         profile=TINY,
         n_epochs=n_epochs,
         seed=5,
-        device=torch.device("cpu"),
+        device=CPU,
         folder=folder,
         judge=lambda _: {"said": 1.0},
     )
@@ -58,11 +63,11 @@ def test_a_broken_off_training_ends_where_an_unbroken_one_does(
 
     first = training(garden, tmp_path / "broken", n_epochs=1)
     progress = train(first, Progress())
-    order = first.windows.epoch(np.random.default_rng((5, 1)))
+    order = first.course.epoch(np.random.default_rng((5, 1)))
     batches = np.array_split(order, round(len(order) / TINY.batch_size))
     first.network.train()
-    for batch in batches[:2]:
-        progress.loss += take_step(first, batch)
+    for step, batch in enumerate(batches[:2]):
+        progress.loss += take_step(first, batch, np.random.default_rng((5, 1, step)))
         progress.step += 1
     save_checkpoint(first, progress)
 

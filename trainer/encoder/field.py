@@ -1,0 +1,104 @@
+"""The encoder that stations run: a small residual network over a fine mel, with attention in time.
+
+Log-mel 96 bands × 256 frames (n_fft 1024, hop 256, the middle of a 3 s window's 259) -> four
+stages that halve both axes -> 128 channels × 6 × 16 -> per-frame logits and per-label attention
+over frames -> logits, one sigmoid a label: several birds sing at once, and none may.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from trainer.encoder.mel import LogMel, MelConfig
+from trainer.encoder.paper import middle_frames
+
+N_FRAMES = 256
+STEM = 16
+WIDTHS = (32, 64, 128)
+FEATURES = 256
+DROPOUT = 0.3
+TEACHER_EMBEDDING = 1024
+MEL_MEAN, MEL_SCALE = -8.0, 4.0
+"""Rough centre and spread of the log-mel of field recordings; the rest the weights learn"""
+
+
+class FieldEncoder(nn.Module):
+    """Waveform float32 [batch, 66150] -> (logits, embedding, log-mel).
+
+    logits float32 [batch, labels]; embedding float32 [batch, 512], the last map's 128 channels
+    average-pooled to 2×2, channels slowest; log-mel float32 [batch, 96, 256].
+    """
+
+    def __init__(self, n_labels: int, mel: MelConfig) -> None:
+        """Build the network with random weights."""
+        super().__init__()
+        self.log_mel = LogMel(mel)
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, STEM, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(STEM), nn.ReLU()
+        )
+        stages = [ResidualBlock(a, b, stride=2) for a, b in pairwise((STEM, *WIDTHS))]
+        self.stages = nn.Sequential(*stages, ResidualBlock(WIDTHS[-1], WIDTHS[-1], stride=1))
+        self.to_features = nn.Sequential(
+            nn.Conv1d(2 * WIDTHS[-1], FEATURES, 1), nn.ReLU(), nn.Dropout(DROPOUT)
+        )
+        self.to_logits = nn.Conv1d(FEATURES, n_labels, 1)
+        self.to_attention = nn.Conv1d(FEATURES, n_labels, 1)
+        self.to_teacher = nn.Linear(FEATURES, TEACHER_EMBEDDING)
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits, embedding and log-mel; see the class."""
+        mel = middle_frames(self.log_mel(waveform), N_FRAMES)
+        last_map = self.last_map(mel)
+        embedding = nn.functional.avg_pool2d(last_map, (3, 8))
+        return self.logits_of(self.features_of(last_map)), torch.flatten(embedding, 1), mel
+
+    def last_map(self, mel: Tensor) -> Tensor:
+        """Return float32 [batch, 128, 6, 16] of a log-mel [batch, 96, 256]."""
+        scaled = (mel - MEL_MEAN) / MEL_SCALE
+        maps: Tensor = self.stages(self.stem(scaled.unsqueeze(1)))
+        return maps
+
+    def features_of(self, last_map: Tensor) -> Tensor:
+        """Return float32 [batch, 256, 16], a vector a frame: mean and peak over frequency."""
+        pooled = torch.cat([last_map.mean(dim=2), last_map.amax(dim=2)], dim=1)
+        features: Tensor = self.to_features(pooled)
+        return features
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        """Return float32 [batch, labels]: frame logits, weighed by each label's attention."""
+        attention = torch.softmax(self.to_attention(features), dim=2)
+        logits: Tensor = (attention * self.to_logits(features)).sum(dim=2)
+        return logits
+
+    def teacher_view(self, features: Tensor) -> Tensor:
+        """Return the guess of the teacher's embedding [batch, 1024]; for training only."""
+        guess: Tensor = self.to_teacher(features.mean(dim=2))
+        return guess
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions around a shortcut (He et al. 2016)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        """Build the block; a stride or another width gives the shortcut a 1×1 convolution."""
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+            nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(n_out),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or n_in != n_out:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride), nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [batch, n_out, height/stride, width/stride]."""
+        summed: Tensor = self.body(x) + self.shortcut(x)
+        return torch.relu(summed)
