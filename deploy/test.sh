@@ -18,7 +18,7 @@ venv=$(realpath --canonicalize-missing "${FIELDSTATION_VENV:-.venv-test}")
 
 light=(libportaudio2 mosquitto mosquitto-clients sqlite3)
 heavy=(postgresql systemd-container pipewire wireplumber pipewire-pulse pipewire-alsa
-    libasound2-plugins pulseaudio-utils dbus sox)
+    pulseaudio-utils dbus python3-venv)
 case ${FIELDSTATION_PACKAGES:-$([ "$(id -u)" -eq 0 ] && echo all || echo light)} in
     all) install_packages "${light[@]}" "${heavy[@]}" || true ;;
     light) install_packages "${light[@]}" || true ;;
