@@ -4,7 +4,8 @@
 
 The microphone is PipeWire's null sink (tests/system/sound.py), into which the demo recording is
 played over and over. The station is the user's: shipped bundle, embedded broker, log, clips, and
-the allocator's settings of deploy/start.sh and the service's unit. Its thresholds are lowered so that there are events to time.
+the allocator's settings of deploy/start.sh and the service's unit. Its thresholds are lowered so
+that there are events to time.
 
 Delay: from the end of the window that closed the event (`ended_at` + hop, on the station's clock,
 which stamps sound as it arrives) until mosquitto_sub has the message, and until another process
