@@ -299,6 +299,8 @@ class Service:
             finally:
                 self._notifier.stopping()
                 done = self._stop(tick)
+            if failure := self._supervisor.failure:  # of a stage that broke while it finished
+                raise failure
         return done
 
     def _start(self) -> None:
@@ -339,7 +341,7 @@ class Service:
         self._post_coverage()
         self._writer.drain(STORE_DRAIN_S)
         patience_s = GOODBYE_S if self._plan.live else float("inf")
-        done = self._wait(lambda: self._publisher.idle, patience_s, tick)
+        done = self._wait(self._all_told, patience_s, tick)
         last = [*self._chore_stages, self._publisher_stage, self._logger_stage, self._store_stage]
         for stage in filter(None, last):
             stage.stop()
@@ -348,17 +350,26 @@ class Service:
     def _wait(
         self, is_done: Callable[[], bool], patience_s: float, tick: Callable[[], None]
     ) -> bool:
-        """Wait, feeding the watchdog; a signal shortens the wait. Return whether it is done."""
+        """Wait, watching the stages; return whether it is done.
+
+        A signal, or a stage that broke and may be the one waited for, shortens the wait.
+        """
         ends_at = time.monotonic() + patience_s
         while not is_done():
-            if self._supervisor.asked_to_stop:
+            if self._supervisor.asked_to_stop or self._supervisor.failure:
                 ends_at = min(ends_at, time.monotonic() + GOODBYE_S)
             if time.monotonic() >= ends_at:
                 return False
             self._tick(tick)
-            self._notifier.alive()
+            self._supervisor.look()
             time.sleep(0.05)
         return True
+
+    def _all_told(self) -> bool:
+        try:
+            return self._publisher.idle
+        except StoreUnavailable:  # the store's thread says so, and goes on trying
+            return False
 
     # Chores
 

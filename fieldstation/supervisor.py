@@ -36,6 +36,11 @@ class Supervisor:
         """Return whether a signal asked for the end."""
         return self._asked.is_set()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Return what a stage failed with, or None while all are well."""
+        return next((stage.failure for stage in self._stages if stage.failure is not None), None)
+
     def take_signals(self) -> None:
         """From now on SIGTERM and SIGINT ask for an orderly end; a second SIGINT does not ask."""
         signal.signal(signal.SIGTERM, self._ask)
@@ -58,26 +63,21 @@ class Supervisor:
         """
         while not self._asked.wait(TICK_S):
             done = is_done()
-            self.look()  # after asking: what ended may have ended badly
+            self.look()
+            if self.failure is not None:  # asked last: what ended may have ended badly
+                raise self.failure
             tick()
             if done:
                 return
 
     def look(self) -> None:
-        """Look at every stage once, and feed the watchdog if all are in time.
-
-        Raises:
-            BaseException: what a stage failed with.
-        """
+        """Look at every stage once, and feed the watchdog if all are in time."""
         late = {stage.name: stage.late_s() for stage in self._stages if stage.late_s() > 0}
         for name in late.keys() - self._late:
             log.error("%s hangs: no turn of its loop for too long", name)
         for name in self._late - late.keys():
             log.info("%s turns again", name)
         self._late = set(late)
-        for stage in self._stages:
-            if stage.failure is not None:
-                raise stage.failure
         if not late:
             self._notifier.alive()
 
