@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.data.corpus import Sources
 from trainer.data.recordings import DataError
 
 EXAMPLES = """examples:
@@ -77,11 +78,12 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-foldK)")
     add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
+    add("--thresholds-from", type=Path, metavar="BUNDLE", help="of a held-out run, for --all")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle")
 
 
 def _fit_encoder(options: argparse.Namespace) -> int:
-    from trainer.encoder.bundling import bundle_encoder, calibrate
+    from trainer.encoder.bundling import bundle_encoder, calibrate, calibration_of
     from trainer.encoder.fitting import EncoderOrder, fit_encoder
     from trainer.encoder.profiles import profile_named
 
@@ -105,14 +107,14 @@ def _fit_encoder(options: argparse.Namespace) -> int:
     )
     fitted = fit_encoder(order)
     output = options.output or run / "bundle"
-    bundle = bundle_encoder(fitted, calibrate(fitted), output, output.resolve().name)
+    kept = options.thresholds_from
+    calibration = calibration_of(kept, fitted.corpus.labels) if kept else calibrate(fitted)
+    bundle = bundle_encoder(fitted, calibration, output, output.resolve().name)
     print(f"{output}: encoder {bundle.encoder_id}, {len(bundle.labels)} labels")
     return 0
 
 
-def _sources(options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from trainer.data.corpus import Sources
-
+def _sources(options: argparse.Namespace) -> Sources:
     if options.no_negatives:
         return Sources(options.data)
     beside = options.data.parent

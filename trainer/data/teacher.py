@@ -24,7 +24,7 @@ from trainer.data.audio import Samples, decode
 from trainer.data.recordings import DataError, Recording, file_hash
 from trainer.data.windows import WindowGrid, window_starts
 
-LICENCE = "CC BY-NC-SA 4.0"
+NAME = "BirdNET V2.4 (Kahl et al. 2021, CC BY-NC-SA 4.0)"
 BIRDNET_RATE = 48_000
 BIRDNET_SAMPLES = 144_000
 MODEL_FILE = "BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldstation.bundle import Bundle, Golden, save_bundle
+from fieldstation.bundle import Bundle, BundleError, Golden, load_bundle, save_bundle
 from fieldstation.records import Label, LabelKind
 from trainer.data.corpus import Corpus, Role
 from trainer.data.recordings import Recording
@@ -27,6 +27,11 @@ LICENCE = "CC BY-NC-SA 4.0"
 """Recordings of that licence are among the sources; share-alike passes it on"""
 HALF_PARITY = 1e-2
 """Largest |Δlogit| that storing the weights as fp16 may cost"""
+CARD = (
+    *("profile", "fold", "seed", "epochs", "seconds", "n_weights"),
+    *("data_hash", "device", "teacher"),
+)
+"""What the bundle repeats of a training's result"""
 TOLERANCE = {"CPUExecutionProvider": 2e-3, "CUDAExecutionProvider": 2e-2}
 
 
@@ -69,6 +74,19 @@ def calibrate(fitted: Fitted) -> Calibration:
             "labels": describe_thresholds(corpus.labels, thresholds, probabilities, target),
         },
     )
+
+
+def calibration_of(path: Path, labels: Sequence[Label]) -> Calibration:
+    """Return a bundle's calibration, for a training that holds no fold out.
+
+    Raises:
+        BundleError: the bundle cannot be read, or has other labels.
+    """
+    bundle = load_bundle(path)
+    if bundle.labels != tuple(labels):
+        raise BundleError(f"--thresholds-from {path} has other labels than this training")
+    report = dict(bundle.metrics.get("calibration", {})) | {"from": bundle.encoder_id}
+    return Calibration(bundle.temperature, bundle.thresholds, report)
 
 
 def held_windows(corpus: Corpus, grid: WindowGrid) -> WindowSet:
@@ -138,7 +156,7 @@ def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name:
         },
         tolerance=TOLERANCE,
     )
-    return save_bundle(bundle, golden, notice(corpus.audio.recordings))
+    return save_bundle(bundle, golden, notice(corpus.audio.recordings, fitted.result["teacher"]))
 
 
 def write_graph(fitted: Fitted, graph: Path, waveforms: NDArray[np.float32]) -> float:
@@ -184,17 +202,16 @@ def card(fitted: Fitted) -> dict[str, Any]:
     corpus, result = fitted.corpus, fitted.result
     trained = [r for r, held in zip(corpus.audio.recordings, corpus.held, strict=True) if not held]
     by_role = Counter(Role(int(role)).name.lower() for role in corpus.role[~corpus.held])
-    kept = ("profile", "fold", "seed", "epochs", "seconds", "n_weights", "data_hash", "device")
     return {
-        **{key: result[key] for key in kept},
+        **{key: result[key] for key in CARD},
         "versions": result["versions"],
         "recordings": dict(by_role),
         "licence_tiers": sorted({r.licence_tier for r in trained if r.licence_tier}),
     }
 
 
-def notice(recordings: Iterable[Recording]) -> str:
-    """Return the text of NOTICE: licence, and everyone whose recordings are in the weights."""
+def notice(recordings: Iterable[Recording], teacher: str | None = None) -> str:
+    """Return the text of NOTICE: licence, and everyone whose work is in the weights."""
     recordings = list(recordings)
     recordists = sorted({r.recordist for r in recordings if r.recordist}, key=str.casefold)
     licences = Counter(r.licence or "none stated" for r in recordings)
@@ -206,6 +223,11 @@ def notice(recordings: Iterable[Recording]) -> str:
             "https://creativecommons.org/licenses/by-nc-sa/4.0/",
             "They were trained on, or chosen with, other people's recordings, none of which is",
             "in this folder. The station's code has its own licence (Apache-2.0).",
+            *(
+                ["", f"They learnt from the answers of a teacher too: {teacher}."]
+                if teacher
+                else []
+            ),
             *_section("Licences of the recordings, as their sources state them", licences),
             *_section("Collections they were taken from", origins),
             "",

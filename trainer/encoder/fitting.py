@@ -26,6 +26,7 @@ from trainer.data.corpus import (
     gather,
     training_windows,
 )
+from trainer.data.teacher import NAME as TEACHER_NAME
 from trainer.data.teacher import BirdNet, ask
 from trainer.data.windows import WindowGrid, WindowSet, all_windows
 from trainer.encoder.courses import Course, MelCourse, WaveformCourse
@@ -258,7 +259,7 @@ def describe_result(
         "seconds": round(progress.seconds, 1),
         "n_weights": sum(p.numel() for p in training.network.parameters()),
         "n_recordings": len(corpus.audio.recordings),
-        "teacher": order.teacher.name if order.teacher else None,
+        "teacher": TEACHER_NAME if order.teacher else None,
         "audio_seconds": round(corpus.audio.seconds, 1),
         "skipped": dict(corpus.audio.skipped),
         "data_hash": corpus.content_hash,
