@@ -72,9 +72,10 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit code."""
+    open_streams()
     chosen = build_parser().parse_args(arguments)
-    parsed = command_parser(chosen.command).parse_args(chosen.arguments)
     try:
+        parsed = command_parser(chosen.command).parse_args(chosen.arguments)
         code: int = parsed.run(parsed)
         sys.stdout.flush()
     except MendableError as error:
@@ -87,6 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code
+
+
+def open_streams() -> None:
+    """Open an empty stream for each of the three that the process was started without (`>&-`).
+
+    Otherwise the next file opened, a database perhaps, would take its number, and with it what
+    any library writes to standard error.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as we live
 
 
 def _command_list() -> str:

@@ -97,11 +97,26 @@ def _wrong_thresholds(table: Mapping[str, Any]) -> str | None:
     return None
 
 
+_PASSWORD = re.compile(r"(?<=//)([^:@/]*):[^@]*@")
+
+
 def _wrong_broker(url: str) -> str | None:
-    if url != "embedded" and not re.match(r"mqtts?://[^/]+$", url):
+    if url != "embedded" and not re.fullmatch(r"mqtts?://[^/\s]+/?", url):
         return 'not a broker: "embedded", mqtt://host[:port] or mqtts://host[:port]'
-    if "@" in url and ":" in url.split("://", 1)[1].split("@", 1)[0]:
+    if _PASSWORD.search(url):
         return "a password in a url is seen by everyone: use mqtt.password_file"
+    return None
+
+
+def _wrong_trust(word: str) -> str | None:
+    if not word.strip():
+        return "nobody, so no message would ever be done: own, any, none, or a logger's id"
+    return None
+
+
+def _wrong_database(url: str) -> str | None:
+    if url and "://" not in url:
+        return f"not a SQLAlchemy url: sqlite:///{url} or postgresql://…"
     return None
 
 
@@ -205,6 +220,7 @@ class MqttSettings:
     trust: str = setting(
         "own",
         "Logger whose receipt ends a message: own, any, none (PUBACK suffices), or a logger's id",
+        check=_wrong_trust,
     )
     embedding: bool = setting(False, "Send the call's embedding with each detection")
 
@@ -214,7 +230,9 @@ class LogSettings:
     """The log that people query."""
 
     enabled: bool = setting(True, "Write a log here; false for a station that a hub logs")
-    database: str = setting("", "SQLAlchemy url; empty: sqlite log.db in the state folder")
+    database: str = setting(
+        "", "SQLAlchemy url; empty: sqlite log.db in the state folder", check=_wrong_database
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +293,24 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Set
     return _complete(settings)
 
 
+def with_option(settings: Settings, option: str, name: str, value: Any) -> Settings:
+    """Return the settings with one value from the command line, checked as the file's are.
+
+    Args:
+        option: what the user wrote, such as `--channel`, for the error's text.
+        name: the setting, `section.key`.
+
+    Raises:
+        ConfigError: wrong type or range.
+    """
+    section, _, key = name.partition(".")
+    table = getattr(settings, section)
+    (found,) = (f for f in fields(table) if f.name == key)
+    checked = _checked(type(table), found, value, option)
+    changed: Any = {section: replace(table, **{key: checked})}
+    return _complete(replace(settings, **changed))
+
+
 def read_password(
     settings: MqttSettings, environment: Mapping[str, str] | None = None
 ) -> str | None:
@@ -299,13 +335,17 @@ def read_password(
 
 
 def find_state(given: str | None, environment: Mapping[str, str] | None = None) -> Path:
-    """Return the state folder: `--state`, $STATE_DIRECTORY, an installed service's, or XDG's."""
+    """Return the state folder: `--state`, $STATE_DIRECTORY, an installed service's, or XDG's.
+
+    Raises:
+        ConfigError: there is an installed service's, which this user may not use.
+    """
     environment = os.environ if environment is None else environment
     if given:
         return Path(given)
     if systemd := environment.get("STATE_DIRECTORY"):
         return Path(systemd.split(":")[0])
-    if (SERVICE_STATE / "station.key").exists():
+    if _is_there(SERVICE_STATE / "station.key"):
         return SERVICE_STATE
     home = environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(home) / "fieldstation"
@@ -315,16 +355,34 @@ def find_config(given: str | None, state: Path) -> Path | None:
     """Return the file named, else the state folder's, else the system's, else None.
 
     Raises:
-        ConfigError: a file was named and is not there.
+        ConfigError: a file was named and is not there, or this user may not look.
     """
     if given:
         if not Path(given).is_file():
             raise ConfigError(f"--config is {given!r}: no such file: name an existing TOML file")
         return Path(given)
     for path in (state / "fieldstation.toml", SYSTEM_CONFIG):
-        if path.is_file():
+        if _is_there(path):
             return path
     return None
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether there is anything at a path, be it a link that leads nowhere.
+
+    Raises:
+        ConfigError: this user may not look.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}: name another folder with --state, or join the group that "
+            "may use this one"
+        ) from error
+    return True
 
 
 def example() -> str:
@@ -442,7 +500,9 @@ def _checked(kind: type[Any], key: Field[Any], value: Any, where: str) -> Any:
     if (choices := key.metadata["choices"]) and value not in choices:
         raise ConfigError(f"{where} is {value!r}; one of {', '.join(choices)}")
     if (check := key.metadata["check"]) and (problem := check(value)):
-        raise ConfigError(f"{where} is {value!r}: {problem}")
+        # What is wrong with a url may be its password, which no error shows.
+        shown = _PASSWORD.sub(r"\1:***@", repr(value))
+        raise ConfigError(f"{where} is {shown}: {problem}")
     return value
 
 

@@ -28,7 +28,7 @@ from fieldstation.clips.ring import Ring
 from fieldstation.clips.speech import GateMissing, SpeechGate
 from fieldstation.clips.writer import ClipTags, ClipWriter
 from fieldstation.clock import US_PER_S, Clock, SystemClock, local
-from fieldstation.config import ConfigError, Settings, read_password
+from fieldstation.config import ConfigError, MqttSettings, Settings, read_password
 from fieldstation.coverage import Changes, FileLedger, Ledger
 from fieldstation.listening import Listening
 from fieldstation.mqtt import messages
@@ -138,6 +138,8 @@ class Service:
         self._classifier = Classifier(plan.bundle, settings.model.provider, settings.model.threads)
         check_golden(self._classifier, plan.bundle)
         thresholds(plan.bundle, settings)
+        if settings.mqtt.url != "embedded":
+            self._access = _access(settings.mqtt)
         # Before anything is written: without a source there is nothing to do.
         self._source = self._make_source()
         plan.state.prepare()
@@ -165,9 +167,6 @@ class Service:
         settings = self._plan.settings.mqtt
         self._broker: EmbeddedBroker | None = None
         if settings.url != "embedded":
-            url = BrokerUrl.parse(settings.url)
-            url = dataclasses.replace(url, username=settings.username or url.username)
-            self._access = Access(url, read_password(settings), settings.ca_file)
             return
         self._broker = EmbeddedBroker(self._plan.state.broker, settings.port)
         self._broker.start()
@@ -459,6 +458,19 @@ class Service:
             coverage = messages.Coverage(who.name, who.key, uuid4().hex, part)
             self._writer.post_message(coverage.message_id, messages.coverage_message(coverage))
         return ""
+
+
+def _access(settings: MqttSettings) -> Access:
+    """Return what opens the broker that the settings name.
+
+    Raises:
+        MendableError: its url, password or certificates cannot be used.
+    """
+    url = BrokerUrl.parse(settings.url)
+    url = dataclasses.replace(url, username=settings.username or url.username)
+    access = Access(url, read_password(settings), settings.ca_file)
+    access.tls_context()
+    return access
 
 
 def _check_trust(settings: Settings) -> None:

@@ -54,7 +54,9 @@ def test_a_file_is_laid_over_the_defaults_and_the_environment_over_the_file(tmp_
         ("[station]\ntimezone = 'Mars/Base'", "no IANA time zone"),
         ("[station]\nname = 'a/b'", "not a station name"),
         ("[mqtt]\nurl = 'http://x'", "not a broker"),
-        ("[mqtt]\nurl = 'mqtt://a:secret@x'", "password_file"),
+        ("[mqtt]\nurl = 'mqtt://a:secret@x'", r"'mqtt://a:\*\*\*@x': .*password_file"),
+        ("[mqtt]\ntrust = ' '", "mqtt.trust is ' ': nobody"),
+        ("[log]\ndatabase = 'birds.db'", r"sqlite:///birds\.db"),
         ("clips = 3", "it must be a section"),
         ("[station", "not valid TOML"),
     ],
@@ -109,3 +111,30 @@ def test_a_named_configuration_must_exist(tmp_path: Path) -> None:
     """A typing error in --config is not answered with the defaults."""
     with pytest.raises(ConfigError, match="no such file"):
         config.find_config(str(tmp_path / "none.toml"), tmp_path)
+
+
+def test_a_state_folder_that_this_user_may_not_look_into_is_refused(tmp_path: Path) -> None:
+    """Not taken for one without settings: the kernel's reason is told, with the mend."""
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / ("n" * 300)):
+        with pytest.raises(ConfigError, match=f"{folder.name}.*--state"):
+            config.find_config(None, folder)
+
+
+def test_settings_that_cannot_be_read_are_not_passed_over(tmp_path: Path) -> None:
+    """A link that leads nowhere, or a folder, in the place of the state folder's file."""
+    path = tmp_path / "fieldstation.toml"
+    path.symlink_to(tmp_path / "gone.toml")
+    assert config.find_config(None, tmp_path) == path
+    with pytest.raises(ConfigError, match="name a readable file"):
+        config.load(path, {})
+
+
+def test_an_option_is_checked_as_the_setting_is() -> None:
+    """The option is named, since that is what was written."""
+    settings = config.load(None, {})
+    assert config.with_option(settings, "--channel", "audio.channel", 2).audio.channel == 2
+    with pytest.raises(ConfigError, match=r"--channel is 65; .*0 to 64"):
+        config.with_option(settings, "--channel", "audio.channel", 65)
+    with pytest.raises(ConfigError, match="not a station name"):
+        config.with_option(settings, "--name", "station.name", "a\nb")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fieldstation import config
-from fieldstation.config import ConfigError, Settings
+from fieldstation.config import Settings, with_option
 from fieldstation.records import Place, StationIdentity
 from fieldstation.state import State
 
@@ -67,9 +67,5 @@ def with_database(context: Context, url: str | None) -> Context:
     """Return the context with another log, where one is named."""
     if url is None:
         return context
-    if "://" not in url:
-        raise ConfigError(
-            f"--database is {url!r}; it must be a SQLAlchemy url: sqlite:///{url} or postgresql://…"
-        )
-    log = replace(context.settings.log, database=url)
-    return replace(context, settings=replace(context.settings, log=log))
+    settings = with_option(context.settings, "--database", "log.database", url)
+    return replace(context, settings=settings)

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from fieldstation.clock import US_PER_S, SystemClock, format_instant, local
 from fieldstation.commands.context import load_context, with_database
-from fieldstation.commands.questions import add_question_arguments, between, read_log
+from fieldstation.commands.questions import (
+    QuestionError,
+    add_question_arguments,
+    between,
+    read_log,
+)
 from fieldstation.commands.rows import add_format_argument, write_rows
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     since, until = between(args, context)
     until = SystemClock().wall() if until is None else until
     since = until - DAY_US if since is None else since
+    if until <= since:
+        raise QuestionError(f"--since {args.since} is not in the past: nothing is covered yet")
 
     from fieldstation.store import query
     from fieldstation.store.station_db import StationStore

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from fieldstation.store.query import Filter
 
 
+MOST_ROWS = 2**63 - 1
+"""Beyond it neither database can count"""
+
+
 class QuestionError(MendableError):
     """A condition that cannot be meant."""
 
@@ -50,8 +54,8 @@ def filter_of(args: argparse.Namespace, context: Context) -> Filter:
     if probability is not None and not 0 <= probability <= 1:
         raise QuestionError(f"--min-probability is {probability}; 0 to 1")
     limit = getattr(args, "limit", None)
-    if limit is not None and limit < 1:
-        raise QuestionError(f"--limit is {limit}; at least 1")
+    if limit is not None and not 1 <= limit <= MOST_ROWS:
+        raise QuestionError(f"--limit is {limit}; 1 to {MOST_ROWS}")
     since, until = between(args, context)
     return Filter(
         species=getattr(args, "species", None),

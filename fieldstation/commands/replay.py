@@ -23,6 +23,7 @@ from fieldstation.commands.context import (
     load_context,
     with_database,
 )
+from fieldstation.config import with_option
 
 if TYPE_CHECKING:
     from fieldstation.audio.files import FileSource
@@ -190,13 +191,10 @@ def _seconds(chunk: AudioChunk) -> float:
 
 def _with_options(context: Context, args: argparse.Namespace) -> Context:
     settings = context.settings
-    name = args.name or settings.station.name
-    channel = settings.audio.channel if args.channel is None else args.channel
-    settings = replace(
-        settings,
-        station=replace(settings.station, name=name),
-        audio=replace(settings.audio, channel=channel),
-    )
+    if args.name is not None:
+        settings = with_option(settings, "--name", "station.name", args.name)
+    if args.channel is not None:
+        settings = with_option(settings, "--channel", "audio.channel", args.channel)
     return replace(context, settings=settings)
 
 

@@ -53,7 +53,8 @@ def write_rows(
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        raise RowsError(f"--output is {output!r}: {error.strerror}") from error
+        where = f"--output is {output!r}" if output else "standard output"
+        raise RowsError(f"{where}: {error.strerror}") from error
     return next(tally)
 
 

@@ -20,7 +20,7 @@ from fieldstation.commands.context import (
     load_context,
     with_database,
 )
-from fieldstation.config import LogSettings, MqttSettings
+from fieldstation.config import LogSettings, MqttSettings, with_option
 from fieldstation.errors import MendableError
 from fieldstation.state import State
 
@@ -39,6 +39,8 @@ EXAMPLES = """  fieldstation run                                 default microph
   arecord -f S16_LE -r 48000 - | fieldstation run --source - --rate 48000
 """
 
+SLOWEST, FASTEST = 0.01, 1_000.0
+"""Slower, a chunk of a file lasts longer than a signal should wait"""
 METER_WIDTH = 30
 METER_FLOOR_DB = -60.0
 
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     # error, as the original is silenced while PortAudio starts, which is where a driver may hang.
     faulthandler.enable(os.dup(2))
     context = _context(args)
-    screen = Screen(sys.stdout)
+    screen = Screen()
     screen.take_logging()
 
     from fieldstation.audio.devices import DeviceNotFound
@@ -133,8 +135,7 @@ def run(args: argparse.Namespace) -> int:
 class Screen:
     """Standard output: log lines, and at a terminal a level meter that gives way to them."""
 
-    def __init__(self, out: object) -> None:
-        self._out = sys.stdout if out is None else out
+    def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
         self._has_meter = False
 
@@ -184,6 +185,8 @@ def _check_source(args: argparse.Namespace) -> None:
     chosen = [name for name in ("demo", "device", "source") if getattr(args, name)]
     if len(chosen) > 1:
         raise RunError(f"--{chosen[0]} and --{chosen[1]} exclude each other: choose one")
+    if args.source == "":
+        raise RunError("--source is ''; a file, a folder, or - for standard input")
     for option in ("rate", "channels"):
         value = getattr(args, option)
         if value is not None and args.source != "-":
@@ -200,8 +203,11 @@ def _speed(text: str) -> float | None:
         speed = float(text)
     except ValueError:
         speed = 0.0
-    if not 0 < speed <= 1_000:
-        raise RunError(f"--speed is {text!r}; max, 1 for real time, or another number above 0")
+    if not SLOWEST <= speed <= FASTEST:
+        raise RunError(
+            f"--speed is {text!r}; max, 1 for real time, or a number from {SLOWEST:g} to "
+            f"{FASTEST:g}"
+        )
     return speed
 
 
@@ -209,15 +215,15 @@ def _context(args: argparse.Namespace) -> Context:
     """Return the settings with this command's options laid on top."""
     context = with_database(load_context(args), args.database)
     settings = context.settings
-    name = args.name or ("demo" if args.demo else settings.station.name)
-    audio = settings.audio if args.device is None else replace(settings.audio, device=args.device)
-    channel = settings.audio.channel if args.channel is None else args.channel
-    settings = replace(
-        settings,
-        station=replace(settings.station, name=name),
-        audio=replace(audio, channel=channel),
-        mqtt=settings.mqtt if args.broker is None else replace(settings.mqtt, url=args.broker),
-    )
+    name = "demo" if args.demo and args.name is None else args.name
+    for option, setting, value in (
+        ("--name", "station.name", name),
+        ("--device", "audio.device", args.device),
+        ("--channel", "audio.channel", args.channel),
+        ("--broker", "mqtt.url", args.broker),
+    ):
+        if value is not None:
+            settings = with_option(settings, option, setting, value)
     return replace(context, settings=settings)
 
 

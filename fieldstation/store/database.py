@@ -6,6 +6,7 @@ a retry can do something about it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,11 +65,11 @@ def open_file(path: Path, *, timeout_s: float, readonly: bool = False) -> Databa
     Raises:
         StoreError: the folder is missing, or there is no file to read.
     """
-    if not path.parent.is_dir():
-        raise StoreError(f"{path}: the folder {path.parent} does not exist: make it")
     if path.is_dir() or (readonly and not path.exists()):
         what = "is a folder" if path.is_dir() else "does not exist yet"
         raise StoreError(f"{path} {what}: name a database, or start the station to make one")
+    if not path.parent.is_dir():
+        raise StoreError(f"{path}: the folder {path.parent} does not exist: make it")
     engine = sqlite.make_engine(path, timeout_s=timeout_s, readonly=readonly)
     return Database(engine, str(path), readonly)
 
@@ -118,9 +119,10 @@ def file_of(text: str) -> Path | None:
 def _parse(text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
+        shown = re.sub(r":[^:@]*@", ":***@", text)
         raise StoreError(
-            f"{text!r} is no database url: sqlite:////path/log.db or postgresql://user@host/name"
+            f"{shown!r} is no database url: sqlite:////path/log.db or postgresql://user@host/name"
         ) from error
     if url.drivername not in (*POSTGRES_NAMES, "sqlite", "sqlite+pysqlite"):
         raise StoreError(f"{_shown(url)}: {url.drivername} is unknown: use sqlite or postgresql")

@@ -160,6 +160,49 @@ def test_bad_input_is_refused_in_one_line(
     check_refusal(cli("run", "--source", recording, "--rate", "8000"), "--source -")
 
 
+def test_options_are_checked_like_settings_and_before_anything_is_written(
+    cli: Run, tones: Bundle, recording: Path, state: Path
+) -> None:
+    """What the file may not say the command line may not say either; no password is repeated."""
+    play = ("run", "--source", recording, "--bundle", tones.path)
+    for arguments, said in (
+        (("--name", "a/b"), "'a/b'"),
+        (("--channel", "-1"), "-1"),
+        (("--speed", "1e-9"), "'1e-9'"),
+        (("--broker", "mqtt://a b"), "mqtt://a b"),
+        (("--database", "birds.db"), "birds.db"),
+    ):
+        check_refusal(cli(*play, *arguments), said)
+    check_refusal(cli("run", "--source", ""), "--source is ''")
+    refused = cli(*play, "--broker", "mqtt://owl:hoot@hub")
+    check_refusal(refused, "owl:***@hub")
+    assert "hoot" not in refused.stderr
+    assert not (state / "station.db").exists()
+
+
+def test_a_missing_password_file_leaves_no_databases(
+    cli: Run, tones: Bundle, recording: Path, state: Path, tmp_path: Path
+) -> None:
+    """The broker's access is read before the databases are made."""
+    config = tmp_path / "hub.toml"
+    config.write_text("[mqtt]\nurl = 'mqtt://hub'\npassword_file = '/nowhere'\n")
+    play = ("run", "--source", recording, "--bundle", tones.path, "--config", config)
+    check_refusal(cli(*play), "/nowhere")
+    assert not (state / "station.db").exists()
+
+
+@needs_mosquitto
+def test_a_process_without_standard_streams_runs(
+    tones: Bundle, recording: Path, state: Path
+) -> None:
+    """Started with all three closed, as some supervisors do."""
+    words = ["run", "--source", str(recording), "--bundle", str(tones.path), "--state", str(state)]
+    shell = 'exec "$@" <&- >&- 2>&-'
+    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "fieldstation", *words]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    assert len(rows(state)) == 2
+
+
 def test_samples_that_are_not_finite_are_refused_and_nothing_is_made_up(
     cli: Run, tones: Bundle, tmp_path: Path
 ) -> None:

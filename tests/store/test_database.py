@@ -37,6 +37,7 @@ def test_a_url_or_path_names_a_file_or_a_server(text: str, expected: Path | None
         ("sqlite:///:memory:", "in memory"),
         ("mysql://host/log", "mysql is unknown"),
         ("://", "is no database url"),
+        ("postgresql://owl:hoot@hub:port/birds", r"owl:\*\*\*@hub:port/birds' is no database url"),
     ],
 )
 def test_another_url_is_refused(text: str, said: str) -> None:
@@ -50,6 +51,12 @@ def test_a_file_name_may_hold_any_character(tmp_path: Path) -> None:
     path = tmp_path / "bird log 100%?mode=ro#1.db"
     LogStore(str(path)).close()
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_reader_is_told_that_there_is_nothing_yet(tmp_path: Path) -> None:
+    """Not to make the folder of a station that never ran."""
+    with pytest.raises(StoreError, match=r"nowhere/log.db does not exist yet: name a database"):
+        LogStore(f"sqlite:///{tmp_path}/nowhere/log.db", readonly=True)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
