@@ -48,7 +48,7 @@ install_packages() { # PACKAGE...
     missing=$(missing_packages "$@")
     [ -n "$missing" ] || return 0
     if ! can_install; then
-        say "missing: $missing (no apt-get, or neither root nor sudo): install them yourself"
+        say "missing, and not ours to install here: as root, apt-get install $missing"
         return 1
     fi
     say "installing system packages: $missing"

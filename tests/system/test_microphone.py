@@ -212,7 +212,7 @@ def test_the_virtual_microphone_is_exact(server: SoundServer, tmp_path: Path) ->
     noise[0] = 1
     soundfile.write(tmp_path / "noise.wav", noise, RATE)
     recorder = subprocess.Popen(
-        [sys.executable, "-c", CAPTURE, tmp_path / "taken", str(8 * RATE)], env=server.environment
+        [sys.executable, "-c", CAPTURE, tmp_path / "taken", str(5 * RATE)], env=server.environment
     )
     server.wait_for_listener(lambda: recorder.poll() is None)
     server.play(tmp_path / "noise.wav").wait()
@@ -225,8 +225,8 @@ def test_the_virtual_microphone_is_exact(server: SoundServer, tmp_path: Path) ->
 def test_tones_are_heard_as_from_their_file(server: SoundServer, tmp_path: Path) -> None:
     """Five calls of two species: the same names in the same order, begun within one hop."""
     bundle = make_tone_bundle(tmp_path / "tones")
-    calls = [(2_000, 1.5), (4_000, 2.0), (2_000, 0.7), (4_000, 3.1), (2_000, 1.0)]
-    pause = np.zeros(round(2.3 * RATE), np.float32)
+    calls = [(2_000, 1.2), (4_000, 1.6), (2_000, 0.7), (4_000, 2.1), (2_000, 0.9)]
+    pause = np.zeros(round(1.7 * RATE), np.float32)
     samples = np.concatenate([part for hz, s in calls for part in (tone(hz, s, RATE), pause)])
     file = recording(samples, tmp_path / "played")
     from_file = hear_file(tmp_path / "file", bundle.path, file)
