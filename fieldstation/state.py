@@ -12,12 +12,18 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fieldstation.errors import MendableError
+
+
+LOCK = "station.lock"
+ASKING_S = 0.5
+"""Longer than `holder` has the lock"""
 
 
 class StateError(MendableError):
@@ -137,26 +143,41 @@ class State:
         return values if isinstance(values, dict) else {}
 
     def holder(self) -> int | None:
-        """Return the process id of the station that runs on this folder, or None."""
+        """Return the process id of the station that runs on this folder, or None.
+
+        Writes nothing, so that who may only read the folder can ask too.
+
+        Raises:
+            StateError: this user may not read the lock.
+        """
+        path = self.folder / LOCK
         try:
-            with self.lock():
-                return None
-        except StateError:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StateError(f"{path}: {error.strerror}: join the folder's group") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return Lock.holder_of(self.folder)
+        finally:
+            os.close(file)
+        return None
 
 
 class Lock:
     """An advisory lock that dies with its process; the file holds the process id."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "station.lock"
+        path = folder / LOCK
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
         except OSError as error:
             raise StateError(f"{path}: {error.strerror}: give the folder to your user") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._take()
+        except BlockingIOError as error:
             os.close(self._file)
             raise StateError(
                 f"a station (process {self.holder_of(folder)}) already runs on {folder}: stop it, "
@@ -165,11 +186,23 @@ class Lock:
         os.ftruncate(self._file, 0)
         os.write(self._file, f"{os.getpid()}\n".encode())
 
+    def _take(self) -> None:
+        """Take the lock; who asks for the holder has it for an instant, which is waited out."""
+        gives_up_at = time.monotonic() + ASKING_S
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > gives_up_at:
+                    raise
+                time.sleep(ASKING_S / 10)
+
     @staticmethod
     def holder_of(folder: Path) -> int | None:
         """Return the process id that the lock file names."""
         try:
-            return int((folder / "station.lock").read_text(encoding="ascii"))
+            return int((folder / LOCK).read_text(encoding="ascii"))
         except (OSError, ValueError):
             return None
 

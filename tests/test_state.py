@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,19 @@ def test_health_is_read_as_it_was_written_and_a_torn_file_is_nothing(tmp_path: P
     assert state.read_health() == {"n_waiting": 3}
     state.health.write_text('{"n_wai')
     assert state.read_health() == {}
+
+
+def test_asking_for_the_holder_leaves_no_trace_and_turns_no_station_away(tmp_path: Path) -> None:
+    """`check` at the moment of a start must not make the start exit 2, never to be tried again."""
+    state = State(tmp_path)
+    assert state.holder() is None
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "station.lock").write_text("12345\n")  # of a station that was killed
+    assert state.holder() is None
+    assert (tmp_path / "station.lock").read_text() == "12345\n"
+    with (tmp_path / "station.lock").open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.1, fcntl.flock, (asking, fcntl.LOCK_UN))
+        timer.start()
+        state.lock().release()
+        timer.join()
