@@ -20,7 +20,6 @@ from typing import Any
 
 from fieldstation.errors import MendableError
 
-
 LOCK = "station.lock"
 ASKING_S = 0.5
 """Longer than `holder` has the lock"""
