@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from fieldstation import __version__
-from fieldstation.errors import MendableError
+from fieldstation.errors import MendableError, PassingError
 
 COMMANDS = {
     "run": "listen, name, log and publish until stopped",
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except MendableError as error:
         print(f"fieldstation {chosen.command}: {error}", file=sys.stderr)
-        return EXIT_MEND
+        return EXIT_FAILED if isinstance(error, PassingError) else EXIT_MEND
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,8 +26,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from fieldstation.errors import PassingError
 from fieldstation.mqtt.backoff import Backoff
 from fieldstation.mqtt.connection import Access, BrokerError, BrokerUrl
 
@@ -73,6 +75,10 @@ topic read fieldstation/#
 """
 
 
+class BrokerDown(BrokerError, PassingError):
+    """The embedded broker does not start just now."""
+
+
 class EmbeddedBroker:
     """A Mosquitto that lives and dies with this process."""
 
@@ -90,6 +96,8 @@ class EmbeddedBroker:
         self._process: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
         self._retry_at = self._started_at = 0.0
+        self._is_wanted = False
+        self._fault = ""
 
     @property
     def url(self) -> BrokerUrl:
@@ -110,40 +118,51 @@ class EmbeddedBroker:
         """Start it and return when it listens. Main thread only: see `_die_with_parent`.
 
         Raises:
-            BrokerError: Mosquitto is not installed, or does not start; the text says why.
+            BrokerError: Mosquitto is not installed.
+            BrokerDown: it does not start now: the port is taken, the disk full; the text says why.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("the broker must be started from the main thread")
         programs = find_program("mosquitto"), find_program("mosquitto_passwd")
-        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        reclaim(self._folder)
-        self._password = _kept_secret(self._folder / "password")
-        self._write_users(programs[1])
-        _write(self._folder / "access", ACCESS)
-        for _ in range(N_TRIES):
-            if self._try_port(programs[0], self._choose_port()):
-                return
-        raise BrokerError(f"the embedded broker does not start: {self._last_words()}")
+        self._is_wanted = True
+        try:
+            self._prepare(programs[1])
+            for _ in range(N_TRIES):
+                if self._try_port(programs[0], self._choose_port()):
+                    return
+        except OSError as error:
+            self._end()
+            raise BrokerDown(f"{self._folder} cannot be written: {error.strerror}") from error
+        raise BrokerDown(f"the embedded broker does not start: {self._last_words()}")
 
     def check(self) -> bool:
         """Return whether it runs; start a dead one again, with back-off. Main thread only."""
-        if self._process is None or self._process.poll() is None:
-            return self._process is not None
+        if self.pid is not None or not self._is_wanted:
+            return self.pid is not None
         if time.monotonic() < self._retry_at:
             return False
-        if time.monotonic() - self._started_at > STABLE_S:
-            self._backoff.reset()
-        log.warning("the embedded broker ended (%s): starting it again", self._last_words())
+        if self._process is not None:  # it ended since the last look
+            self._process = None
+            if time.monotonic() - self._started_at > STABLE_S:
+                self._backoff.reset()
+            log.warning("the embedded broker ended (%s): starting it again", self._last_words())
         self._retry_at = time.monotonic() + self._backoff.next()
         try:
             self.start()
         except BrokerError as error:
-            log.error("%s", error)
+            if str(error) != self._fault:
+                log.error("%s; trying again", error)
+            self._fault = str(error)
             return False
+        self._fault = ""
         return True
 
     def stop(self) -> None:
         """End it; what it remembers is written to disk first."""
+        self._is_wanted = False
+        self._end()
+
+    def _end(self) -> None:
         if self._process is None:
             return
         self._process.terminate()
@@ -153,10 +172,21 @@ class EmbeddedBroker:
             self._process.kill()
             self._process.wait()
         self._process = None
-        (self._folder / "pid").unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk refuses even this; `reclaim` will see that it ended
+            (self._folder / "pid").unlink(missing_ok=True)
+
+    def _prepare(self, mosquitto_passwd: str) -> None:
+        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        reclaim(self._folder)
+        self._password = _kept_secret(self._folder / "password")
+        self._write_users(mosquitto_passwd)
+        _write(self._folder / "access", ACCESS)
 
     def _try_port(self, program: str, port: int) -> bool:
-        """Start it on a port; False if it ended at once, most likely since the port was taken."""
+        """Start it on a port; False if the port is taken, or it ended at once."""
+        if not is_free(port):  # its owner would answer our probe in our broker's place
+            _write(self._folder / "mosquitto.log", f": Error: port {port} is taken\n")
+            return False
         config = self._folder / "mosquitto.conf"
         text = CONFIG.format(port=port, host=LOOPBACK, folder=self._folder)
         _write(config, text + _user_line())
@@ -188,7 +218,7 @@ class EmbeddedBroker:
                 if probe.connect_ex((LOOPBACK, port)) == 0 and self.pid is not None:
                     return True
             time.sleep(0.02)
-        self.stop()
+        self._end()
         return False
 
     def _choose_port(self) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, ProgrammingError
 
-from fieldstation.errors import MendableError
+from fieldstation.errors import MendableError, PassingError
 
 SERVER_BUSY = ("40001", "40P01", "55P03")
 """PostgreSQL: serialization failure, deadlock, lock not available"""
@@ -24,7 +24,7 @@ class NewerDatabase(StoreError):
     """A newer fieldstation made the tables."""
 
 
-class StoreUnavailable(StoreError):
+class StoreUnavailable(StoreError, PassingError):
     """The disk or the server does not take part just now; a later try may succeed."""
 
 

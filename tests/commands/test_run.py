@@ -243,6 +243,22 @@ def test_a_database_from_a_newer_version_is_left_alone(
     assert (state / "log.db").read_bytes() == before
 
 
+@needs_mosquitto
+def test_a_lock_at_the_start_is_no_reason_to_stay_away_for_good(
+    cli: Run, tones: Bundle, recording: Path, state: Path
+) -> None:
+    """Exit 1, after which systemd tries again; exit 2 would end the service."""
+    play = ("run", "--source", recording, "--bundle", tones.path)
+    assert cli(*play).returncode == 0
+    with closing(sqlite3.connect(state / "station.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ended = cli(*play)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith(
+        "station.db is locked by another process: wait for it, or end it"
+    )
+
+
 def test_without_a_microphone_it_lists_what_there_is_and_offers_the_demo(
     cli: Run, tones: Bundle, state: Path
 ) -> None:

@@ -160,6 +160,33 @@ def test_a_dead_broker_is_started_again_where_it_was(home: EmbeddedBroker) -> No
     until(home.check)
 
 
+@needs_mosquitto
+def test_a_port_that_is_taken_meanwhile_is_waited_for(home: EmbeddedBroker) -> None:
+    """Its clients look for it there; whoever answers in its place is not taken for it."""
+    assert home.pid is not None
+    os.kill(home.pid, signal.SIGKILL)
+    until(lambda: home.pid is None)
+    with socket.create_server(("127.0.0.1", home.url.port)):
+        assert not home.check()
+    until(home.check)
+    assert home.pid is not None
+
+
+@needs_mosquitto
+def test_a_disk_that_takes_nothing_is_waited_for(home: EmbeddedBroker) -> None:
+    """A restart that cannot write its files ends nobody."""
+    folder = folder_of(home)
+    assert home.pid is not None
+    os.kill(home.pid, signal.SIGKILL)
+    until(lambda: home.pid is None)
+    folder.rename(folder.with_name("away"))
+    folder.touch()
+    assert not home.check()
+    folder.unlink()
+    folder.with_name("away").rename(folder)
+    until(home.check)
+
+
 OWNER = """
 import sys, time
 from pathlib import Path
