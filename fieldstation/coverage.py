@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from fieldstation.clock import US_PER_S, Clock
-from fieldstation.records import AudioChunk, Hearing, Interval
+from fieldstation.records import FILE_RUN, AudioChunk, Hearing, Interval
 
 CLOCK_STEP_S = 1.0
 """A wall clock that moves this far against the monotonic one was set, not slewed"""
@@ -166,7 +166,7 @@ class FileLedger:
                 self._open = replace(self._open, duration_s=grown_s)
                 return
         self.close()
-        run_id = f"file-{chunk.file.content_hash[:24]}" if chunk.file else self._run_id
+        run_id = f"{FILE_RUN}{chunk.file.content_hash[:24]}" if chunk.file else self._run_id
         self._open = Interval(run_id, chunk.captured_at, duration_s, Hearing.HEARD)
 
     def waited(self, cause: str) -> None:

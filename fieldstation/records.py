@@ -186,6 +186,10 @@ class Hearing(StrEnum):
     """Not an interval of either: the wall clock jumped by `duration_s`"""
 
 
+FILE_RUN = "file-"
+"""Begins the run id of an interval that a recording holds; the rest is of its content's hash"""
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A stretch of a run in which the station heard, or did not and why."""

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from fieldstation.clock import US_PER_S, Clock, SystemClock
-from fieldstation.records import ClipState, Event, Hearing, Interval, Message, OutboxRow
+from fieldstation.records import FILE_RUN, ClipState, Event, Hearing, Interval, Message, OutboxRow
 from fieldstation.store.database import Database, open_file
 from fieldstation.store.schema import bring_up_to_date
 from fieldstation.store.station_tables import COVERAGE, EVENTS, META, OUTBOX, SCHEMA
@@ -284,10 +284,14 @@ class StationStore:
         return self._intervals(touching.order_by(COVERAGE.c.sequence))
 
     def last_interval(self) -> Interval | None:
-        """Return the interval that began last, of whichever run; None in a new database."""
+        """Return the interval that a live run began last; None where none ever did.
+
+        What recordings hold stands at their own time, which is none of the station's.
+        """
         steps = COVERAGE.c.state == Hearing.CLOCK_STEP.value
+        files = COVERAGE.c.run_id.startswith(FILE_RUN, autoescape=True)
         found = self._intervals(
-            INTERVALS.where(~steps).order_by(COVERAGE.c.sequence.desc()).limit(1)
+            INTERVALS.where(~steps, ~files).order_by(COVERAGE.c.sequence.desc()).limit(1)
         )
         return found[0] if found else None
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from uuid import UUID
@@ -191,6 +192,14 @@ def test_intervals_are_those_that_touch_the_time(store: StationStore) -> None:
     )
     store.record_intervals([before, over, inside, later])
     assert store.intervals(DAWN, DAWN + 2 * MINUTE) == [over, inside]
+
+
+def test_a_recording_s_interval_is_not_when_the_station_last_heard(store: StationStore) -> None:
+    """Else, after a recording of 2019, `stopped` would cover years in which the station heard."""
+    live = interval(DAWN, 60.0)
+    of_a_file = replace(interval(DAWN - 365 * 1_440 * MINUTE, 60.0), run_id="file-" + "ab" * 12)
+    store.record_intervals([live, of_a_file])
+    assert store.last_interval() == live
 
 
 def test_a_new_station_has_no_last_interval_and_no_meta(store: StationStore) -> None:
