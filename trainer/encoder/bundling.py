@@ -15,10 +15,16 @@ from fieldstation.bundle import Bundle, BundleError, Golden, load_bundle, save_b
 from fieldstation.records import Label, LabelKind
 from trainer.data.corpus import Corpus, Role
 from trainer.data.recordings import Recording
-from trainer.data.windows import WindowGrid, WindowSet, active_windows, all_windows
-from trainer.encoder.calibration import choose_thresholds, fit_temperature
-from trainer.encoder.fitting import Fitted, judge_network
-from trainer.encoder.judging import Floats, activate
+from trainer.data.windows import WindowGrid
+from trainer.encoder.calibration import (
+    Scale,
+    choose_thresholds,
+    cross_fitted_error,
+    fit_scale,
+    peaks_of,
+)
+from trainer.encoder.fitting import Fitted, judge_network, windows_of
+from trainer.encoder.judging import Floats
 from trainer.encoder.mel import LogMel
 from trainer.encoder.running import cpu_session, run_logits
 from trainer.export import export_encoder, parity, store_half
@@ -32,6 +38,8 @@ CARD = (
     *("data_hash", "device", "teacher"),
 )
 """What the bundle repeats of a training's result"""
+MIX = {Role.SPECIES: 0.5, Role.OTHER_BIRD: 0.25, Role.BACKGROUND: 0.25}
+"""What a station is taken to hear, in recordings; a calibration is one for its mix"""
 TOLERANCE = {"CPUExecutionProvider": 2e-3, "CUDAExecutionProvider": 2e-2}
 
 
@@ -39,41 +47,60 @@ TOLERANCE = {"CPUExecutionProvider": 2e-3, "CUDAExecutionProvider": 2e-2}
 class Calibration:
     """What turns logits into events."""
 
-    temperature: float
+    scale: Scale
     thresholds: tuple[float, ...]
     report: Mapping[str, Any]
     """What it was fitted on and how often each label's threshold is right"""
 
 
 def calibrate(fitted: Fitted) -> Calibration:
-    """Fit temperature and thresholds on the held-out fold, other birds and background.
+    """Fit scale and thresholds on the held-out fold, other birds and background.
 
-    Without a held-out fold the temperature stays 1 and only background speaks: give the
-    calibration of a held-out run instead.
+    Without a held-out fold nothing is scaled and only background speaks: give the calibration of
+    a held-out run instead.
     """
-    corpus, grid = fitted.corpus, grid_of(fitted)
-    windows = held_windows(corpus, grid)
+    corpus, activation = fitted.corpus, fitted.profile.activation
+    windows = windows_of(corpus, grid_of(fitted), np.flatnonzero(corpus.held))
     device = next(fitted.network.parameters()).device
     logits = judge_network(fitted.network, windows, corpus.target, device).logits
-    target, role = corpus.target[windows.recording], corpus.role[windows.recording]
-    activation = fitted.profile.activation
+    kept, owner = np.unique(windows.recording, return_inverse=True)
+    target, role = corpus.target[kept], corpus.role[kept]
     has_species = bool((role == Role.SPECIES).any())
-    temperature = fit_temperature(logits, target, activation) if has_species else 1.0
-    probabilities = activate(logits / temperature, activation)
-    background = probabilities[role == Role.BACKGROUND]
+    weight = mix_weight(role)
+    scale = fit_scale(logits, owner, target, weight, activation) if has_species else Scale()
+    probabilities = scale.probabilities(logits, activation)
+    peaks = peaks_of(probabilities, owner)
+    background = probabilities[(role == Role.BACKGROUND)[owner]]
     species = [i for i, label in enumerate(corpus.labels) if label.kind is LabelKind.SPECIES]
-    thresholds = choose_thresholds(probabilities, target, background, species)
-    held_s = sum(len(corpus.audio.of(i)) for i in corpus.held_of(Role.BACKGROUND))
-    return Calibration(
-        temperature,
-        tuple(thresholds),
-        {
-            "fold": fitted.result["fold"],
-            "background_s": round(held_s / corpus.audio.sample_rate, 1),
-            "background_windows": len(background),
-            "labels": describe_thresholds(corpus.labels, thresholds, probabilities, target),
-        },
-    )
+    thresholds = choose_thresholds(peaks, target, weight, background, species)
+    report: dict[str, Any] = {
+        "fold": fitted.result["fold"],
+        "mix": {role.name.lower(): share for role, share in MIX.items()},
+        "recordings": {r.name.lower(): int((role == r).sum()) for r in Role},
+        "background_s": seconds_of(corpus, corpus.held_of(Role.BACKGROUND)),
+        "labels": describe_thresholds(corpus.labels, thresholds, peaks, target),
+    }
+    if has_species:
+        error = cross_fitted_error(logits, owner, target, weight, activation)
+        report["peak_ece_cross_fitted"] = round(error, 4)
+    return Calibration(scale, tuple(thresholds), report)
+
+
+def mix_weight(role: NDArray[np.int64]) -> Floats:
+    """Return what each held-out recording counts, so that the roles make up `MIX`; mean 1."""
+    counts = np.bincount(role, minlength=len(Role))
+    present = {kind: share for kind, share in MIX.items() if counts[kind]}
+    total = sum(present.values())
+    weight = np.zeros(len(role))
+    for kind, share in present.items():
+        weight[role == kind] = len(role) * share / total / counts[kind]
+    return weight
+
+
+def seconds_of(corpus: Corpus, recordings: NDArray[np.int64]) -> float:
+    """Return how long some recordings are together."""
+    n_samples = sum(len(corpus.audio.of(int(i))) for i in recordings)
+    return round(n_samples / corpus.audio.sample_rate, 1)
 
 
 def calibration_of(path: Path, labels: Sequence[Label]) -> Calibration:
@@ -86,41 +113,27 @@ def calibration_of(path: Path, labels: Sequence[Label]) -> Calibration:
     if bundle.labels != tuple(labels):
         raise BundleError(f"--thresholds-from {path} has other labels than this training")
     report = dict(bundle.metrics.get("calibration", {})) | {"from": bundle.encoder_id}
-    return Calibration(bundle.temperature, bundle.thresholds, report)
-
-
-def held_windows(corpus: Corpus, grid: WindowGrid) -> WindowSet:
-    """Return active windows of held-out birds and every window of held-out background."""
-    active, every = active_windows(corpus.audio, grid), all_windows(corpus.audio, grid)
-    is_background = corpus.role == Role.BACKGROUND
-    from_active = (corpus.held & ~is_background)[active.recording]
-    from_every = (corpus.held & is_background)[every.recording]
-    return WindowSet(
-        corpus.audio,
-        grid,
-        np.concatenate([active.recording[from_active], every.recording[from_every]]),
-        np.concatenate([active.start[from_active], every.start[from_every]]),
-    )
+    return Calibration(Scale(bundle.temperature, bundle.offsets), bundle.thresholds, report)
 
 
 def describe_thresholds(
     labels: Sequence[Label],
     thresholds: Sequence[float],
-    probabilities: Floats,
+    peaks: Floats,
     target: NDArray[np.int64],
 ) -> dict[str, dict[str, float | int | None]]:
-    """Return threshold, precision and recall by window of each species, on held-out windows."""
+    """Return threshold, precision and recall by recording of each species, where held out."""
     table: dict[str, dict[str, float | int | None]] = {}
     for i, label in enumerate(labels):
         if label.kind is not LabelKind.SPECIES:
             continue
-        above, own = probabilities[:, i] >= thresholds[i], target == i
+        above, own = peaks[:, i] >= thresholds[i], target == i
         right = int((above & own).sum())
         table[label.scientific_name] = {
             "threshold": thresholds[i],
             "precision": round(right / int(above.sum()), 3) if above.any() else None,
             "recall": round(right / int(own.sum()), 3) if own.any() else None,
-            "n_windows": int(own.sum()),
+            "n": int(own.sum()),
         }
     return table
 
@@ -146,7 +159,8 @@ def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name:
         sample_rate=profile.mel.sample_rate,
         samples_per_window=profile.samples_per_window,
         activation=profile.activation,
-        temperature=calibration.temperature,
+        temperature=calibration.scale.temperature,
+        offsets=calibration.scale.offsets,
         licence=LICENCE,
         trained_on=card(fitted),
         metrics={

@@ -74,10 +74,10 @@ def auroc(positive: Floats, negative: Floats) -> float:
     return float((below + not_above).mean() / 2 / len(negative))
 
 
-def calibration_error(probability: Floats, right: Bools) -> float:
-    """Return the expected calibration error over `N_BINS` equal bins."""
+def calibration_error(probability: Floats, right: Bools, weight: Floats | None = None) -> float:
+    """Return the expected calibration error over `N_BINS` equal bins, rows by weight."""
     place = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
-    counts = np.bincount(place, minlength=N_BINS)
-    said = np.bincount(place, weights=probability, minlength=N_BINS)
-    was = np.bincount(place, weights=right, minlength=N_BINS)
+    counts = np.ones(len(place)) if weight is None else weight
+    said = np.bincount(place, weights=counts * probability, minlength=N_BINS)
+    was = np.bincount(place, weights=counts * right, minlength=N_BINS)
     return float(abs(said - was).sum() / counts.sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from trainer.encoder.courses import WaveformCourse  # noqa: E402
 from trainer.encoder.training import (  # noqa: E402
     Progress,
     Training,
+    average_decay,
+    follow,
     load_checkpoint,
+    rate_factor,
     run_epoch,
     save_checkpoint,
     take_step,
@@ -96,6 +100,24 @@ def test_a_checkpoint_of_another_seed_is_refused(garden: Path, tmp_path: Path) -
     torch.save(state | {"seed": 6}, one.checkpoint)
     with pytest.raises(ValueError, match="trained with seed 6, not 5"):
         load_checkpoint(one)
+
+
+def test_the_average_forgets_its_beginning() -> None:
+    """After a hundred steps of constant weights the average is those weights."""
+    profile = replace(TINY, ema_decay=0.999)
+    network, average = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    for n_steps in range(100):
+        follow(average, network, average_decay(profile, n_steps))
+    torch.testing.assert_close(average.weight, network.weight, atol=1e-4, rtol=0)
+    assert average_decay(profile, 1_000_000) == 0.999
+
+
+def test_the_rate_rises_and_falls() -> None:
+    """A warm-up to the full rate, then a cosine to nothing; constant where none is asked for."""
+    profile = replace(TINY, warmup_share=0.1, cosine=True)
+    factors = [rate_factor(profile, done) for done in (0.05, 0.1, 0.55, 1.0)]
+    assert factors == pytest.approx([0.5, 1.0, 0.5, 0.0], abs=1e-6)
+    assert rate_factor(TINY, 0.7) == 1.0
 
 
 def test_an_epoch_that_is_done_takes_no_step(garden: Path, tmp_path: Path) -> None:
