@@ -178,9 +178,9 @@ def precision_threshold(
         the threshold, or None where none with `MIN_RIGHT` right events reaches it.
     """
     order = np.argsort(-probability)
-    share: Floats = np.cumsum((weight * right)[order]) / np.cumsum(weight[order])
+    total, of_right = np.cumsum(weight[order]), np.cumsum((weight * right)[order])
     is_enough = np.cumsum(right[order]) >= MIN_RIGHT
-    usable = np.flatnonzero((share >= precision - 1e-9) & is_enough)
+    usable = np.flatnonzero((of_right >= (precision - 1e-9) * total) & is_enough)
     return float(probability[order[usable[-1]]]) if len(usable) else None
 
 
