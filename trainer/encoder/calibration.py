@@ -159,9 +159,11 @@ def cross_fitted_error(
         said.append(peaks_of(probabilities, recording[judged] // 2).ravel())
         was.append(is_label(target[half::2], n_labels).ravel())
         counts.append(np.repeat(weight[half::2], n_labels))
-    probability, right, count = (np.concatenate(x) for x in (said, was, counts))
+    probability: Floats = np.concatenate(said)
     visible = probability >= VISIBLE
-    return calibration_error(probability[visible], right[visible], count[visible])
+    return calibration_error(
+        probability[visible], np.concatenate(was)[visible], np.concatenate(counts)[visible]
+    )
 
 
 def precision_threshold(
@@ -178,7 +180,8 @@ def precision_threshold(
         the threshold, or None where none with `MIN_RIGHT` right events reaches it.
     """
     order = np.argsort(-probability)
-    total, of_right = np.cumsum(weight[order]), np.cumsum((weight * right)[order])
+    total: Floats = np.cumsum(weight[order])
+    of_right: Floats = np.cumsum((weight * right)[order])
     is_enough = np.cumsum(right[order]) >= MIN_RIGHT
     usable = np.flatnonzero((of_right >= (precision - 1e-9) * total) & is_enough)
     return float(probability[order[usable[-1]]]) if len(usable) else None
