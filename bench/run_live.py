@@ -51,6 +51,7 @@ WARM_UP_S = 20.0
 LOOK_S = 0.01
 SAMPLE_S = 5.0
 GOODBYE_S = 20.0
+HEALTH = ("heard_s", "lost_s", "n_gaps", "n_events", "n_logged", "real_time_factor", "problems")
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
 RESULT = Path(__file__).parent / "results" / "run_live.json"
 
@@ -150,12 +151,13 @@ def measure(
                 time.sleep(SAMPLE_S)
             time.sleep(bundle.window_s + 1)
         rows.stop.set()
+    health = json.loads((state / "health.json").read_text())
     return {
         "played_s": soundfile.info(play).duration,
         "station": usage[0].told(),
         "broker": usage[1].told(),
         **delays(told, rows, bundle.window_s / 2),
-        "health": json.loads((state / "health.json").read_text()),
+        "health": {name: health[name] for name in HEALTH},
     }
 
 
