@@ -3,9 +3,8 @@
     python -m bench.run_live [--minutes 10] [--threshold 0.1]
 
 The microphone is PipeWire's null sink (tests/system/sound.py), into which the demo recording is
-played over and over. The station is the user's: shipped bundle, embedded broker, log, clips, and
-the allocator's settings of deploy/start.sh and the service's unit. Its thresholds are lowered so
-that there are events to time.
+played over and over. The station is the user's: shipped bundle, embedded broker, log and clips.
+Its thresholds are lowered so that there are events to time.
 
 Delay: from the end of the window that closed the event (`ended_at` + hop, on the station's clock,
 which stamps sound as it arrives) until mosquitto_sub has the message, and until another process
@@ -52,7 +51,6 @@ LOOK_S = 0.01
 SAMPLE_S = 5.0
 GOODBYE_S = 20.0
 HEALTH = ("heard_s", "lost_s", "n_gaps", "n_events", "n_logged", "real_time_factor", "problems")
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
 RESULT = Path(__file__).parent / "results" / "run_live.json"
 
 
@@ -208,7 +206,7 @@ def station(
     command = [sys.executable, "-m", "fieldstation", "run", "--config", str(settings)]
     process = subprocess.Popen(
         [*command, "--state", str(folder / "state")],
-        env=server.environment | ALLOCATOR,
+        env=server.environment,
         stdin=subprocess.DEVNULL,
         stdout=(folder / "station.log").open("wb"),
     )

@@ -18,6 +18,4 @@ install_packages libportaudio2 mosquitto || true
 python=$(python_with_venv python3 python3.14 python3.13 python3.12 python3.11)
 install_clone "$root" cpu "$python" "$venv"
 say "starting the station: $venv/bin/fieldstation run $*"
-# As the service's unit does: freed memory goes back to the system, 15 MB.
-export MALLOC_TRIM_THRESHOLD_=131072 MALLOC_ARENA_MAX=1
 exec "$venv/bin/fieldstation" run "$@"

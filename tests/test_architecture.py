@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
     "clock": set(),
+    "memory": set(),
     "notify": {"clock"},
     "config": {"errors"},
     "state": {"errors"},

@@ -22,6 +22,7 @@ from fieldstation.commands.context import (
 )
 from fieldstation.config import LogSettings, MqttSettings, with_option
 from fieldstation.errors import MendableError
+from fieldstation.memory import give_back_freed_memory
 from fieldstation.state import State
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     # The watchdog's SIGABRT leaves every thread's stack in the journal: on a copy of standard
     # error, as the original is silenced while PortAudio starts, which is where a driver may hang.
     faulthandler.enable(os.dup(2))
+    give_back_freed_memory()
     context = _context(args)
     screen = Screen()
     screen.take_logging()

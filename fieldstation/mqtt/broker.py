@@ -197,6 +197,7 @@ class EmbeddedBroker:
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,  # what is wrong with its configuration it says here only
+                env=_environment(),
                 start_new_session=True,  # Ctrl-C is for us; we stop it last
                 preexec_fn=_die_with_parent(),
             )
@@ -352,6 +353,11 @@ def _die_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return in_child
+
+
+def _environment() -> dict[str, str]:
+    """Return our environment without systemd's socket: it would tell READY in our place."""
+    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
 
 
 def _user_line() -> str:

@@ -294,3 +294,19 @@ def test_a_reader_without_a_station_is_told_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "reader.json").write_text("{")
     with pytest.raises(BrokerError, match="damaged"):
         read_access(tmp_path)
+
+
+@needs_mosquitto
+def test_it_does_not_speak_to_systemd_in_our_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's Mosquitto says READY wherever NOTIFY_SOCKET points: that is the station's to say."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        broker = EmbeddedBroker(tmp_path / "broker", port=0)
+        broker.start()
+        broker.stop()
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
