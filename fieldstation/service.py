@@ -63,6 +63,8 @@ GOODBYE_S = 3.0
 """How long a stopping live station waits for the last receipts; the rest goes at the next start"""
 DRAIN_CLIPS_S = 600.0
 STORE_DRAIN_S = 20.0
+STORE_FINISH_S = 5.0
+"""After the drain; shorter than the wait for its thread, so that it can say what is unwritten"""
 MAINTENANCE_DEADLINE_S = 3_600.0
 """A backup of a large log on a slow card is one turn of its loop"""
 
@@ -175,7 +177,9 @@ class Service:
 
     def _wire(self) -> None:
         plan, settings = self._plan, self._plan.settings
-        self._writer = StoreThread(self._store, on_committed=lambda: self._publisher.wake())
+        self._writer = StoreThread(
+            self._store, on_committed=lambda: self._publisher.wake(), finish_s=STORE_FINISH_S
+        )
         self._publisher = Publisher(
             Connection(self._access),
             Outbox(self._store, self._writer),
