@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from fieldstation.clock import US_PER_S, Clock
+from fieldstation.clock import US_PER_S, Clock, SystemClock
 from fieldstation.records import FILE_RUN, AudioChunk, Hearing, Interval
 
 CLOCK_STEP_S = 1.0
@@ -145,15 +145,22 @@ def _key(interval: Interval) -> tuple[str, int, Hearing]:
 class FileLedger:
     """Turns a file source's chunks into intervals at the recordings' own time."""
 
-    def __init__(self, run_id: str, sink: Sink) -> None:
+    def __init__(
+        self, run_id: str, sink: Sink, clock: Clock | None = None, heartbeat_s: float = 5.0
+    ) -> None:
         """Begin.
 
         Args:
             run_id: of intervals that come from no file; those of a file carry its content hash,
                 so that hearing it again is no second hearing.
+            clock: its monotonic time paces the heartbeat.
+            heartbeat_s: how often a growing interval is told: a pipe may play for days.
         """
         self._run_id = run_id
         self._sink = sink
+        self._clock = clock or SystemClock()
+        self._heartbeat_s = heartbeat_s
+        self._told = self._clock.monotonic()
         self._open: Interval | None = None
 
     def heard(self, chunk: AudioChunk) -> None:
@@ -164,13 +171,20 @@ class FileLedger:
             if abs(chunk.captured_at - ended_at) <= SAME_FILE_SLACK_US:
                 grown_s = self._open.duration_s + duration_s
                 self._open = replace(self._open, duration_s=grown_s)
+                self._beat()
                 return
         self.close()
         run_id = f"{FILE_RUN}{chunk.file.content_hash[:24]}" if chunk.file else self._run_id
         self._open = Interval(run_id, chunk.captured_at, duration_s, Hearing.HEARD)
 
     def waited(self, cause: str) -> None:
-        """Do nothing: a file never keeps its reader waiting."""
+        """Count nothing: what comes late from a pipe was not lost."""
+
+    def _beat(self) -> None:
+        now = self._clock.monotonic()
+        if self._open is not None and now - self._told >= self._heartbeat_s:
+            self._told = now
+            self._sink(self._open)
 
     def close(self) -> None:
         """Tell the sink the interval that was growing."""

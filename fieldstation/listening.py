@@ -83,9 +83,11 @@ class Listening:
             # Also when the source broke off: what was heard until then is kept. Only a file that
             # was stopped half-way is not cut into events there: it will be heard again, and the
             # whole event has the id that a half one would have taken.
-            if not (repeatable and stop.is_set()):
-                self._count(self._station.finish())
-            self._ledger.close()
+            try:
+                if not (repeatable and stop.is_set()):
+                    self._count(self._station.finish())
+            finally:
+                self._ledger.close()
 
     def heard(self) -> Heard:
         """Return the counts, for health."""

@@ -145,3 +145,14 @@ def test_a_files_intervals_stand_at_the_recordings_own_time() -> None:
         ledger.heard(chunk(1, captured_at=captured_at))
     ledger.close()
     assert [(i.started_at, i.duration_s) for i in told] == [(0, 3.0), (60_000_000, 1.0)]
+
+
+def test_a_pipe_that_plays_for_days_is_told_every_heartbeat() -> None:
+    """A kill loses no more of a pipe's coverage than of a microphone's."""
+    clock, told = FakeClock(), []
+    ledger = FileLedger("run", told.append, clock, heartbeat_s=5)
+    for second in range(12):
+        clock.advance(1)
+        ledger.heard(chunk(1, captured_at=second * 1_000_000))
+    assert [i.duration_s for i in told] == [5.0, 10.0]
+    assert {i.started_at for i in told} == {0}

@@ -104,3 +104,19 @@ def test_a_source_that_breaks_off_keeps_what_was_heard() -> None:
     with pytest.raises(OSError, match="gone"):
         listening.run(threading.Event(), lambda: None)
     assert (station.n_finished, ledger.n_closed) == (1, 1)
+
+
+def test_a_fault_in_the_last_window_does_not_cost_the_ledger() -> None:
+    """What was heard is told even if the analysis breaks at the very end."""
+
+    class Broken(Station):
+        def finish(self) -> list[str]:
+            raise ValueError("overflow")
+
+    station: Any = Broken()
+    ledger = Ledger()
+    listening = Listening(station, ledger)
+    listening.attach(Source())
+    with pytest.raises(ValueError, match="overflow"):
+        listening.run(threading.Event(), lambda: None)
+    assert ledger.n_closed == 1
