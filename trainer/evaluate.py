@@ -24,7 +24,7 @@ from tqdm import tqdm
 from fieldstation.bundle import Bundle, BundleError, find_bundle, load_bundle
 from fieldstation.records import LabelKind
 from trainer.data.audio import AudioSet, load_audio
-from trainer.data.recordings import DataError, content_hash, read_recordings
+from trainer.data.recordings import DataError, Recording, content_hash, read_recordings
 from trainer.data.windows import WindowGrid, all_windows
 from trainer.encoder.judging import Floats, activate, mean_by_recording
 from trainer.encoder.running import cpu_session, run_logits
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line about a mistake."""
     options = parser().parse_args(arguments)
     try:
-        report = evaluate_encoder(options.bundle, options.data, options.cache)
+        report = evaluate_encoder(options.bundle, options.data, options.cache, options.fold)
     except (BundleError, DataError) as error:
         print(f"trainer.evaluate: {error}", file=sys.stderr)
         return 2
@@ -85,24 +85,28 @@ def parser() -> argparse.ArgumentParser:
     add("--bundle", required=True, help="folder, or name of a shipped bundle")
     add("--data", type=Path, required=True, metavar="FOLDER", help="recordings to judge by")
     add("--json", type=Path, metavar="FILE", help="write the whole report")
+    add("--fold", type=int, metavar="K", help="only this fold's recordings (default: all)")
     add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
     return top
 
 
-def evaluate_encoder(bundle_name: str, data: Path, cache: Path) -> dict[str, Any]:
-    """Return the report on a bundle over a folder.
+def evaluate_encoder(
+    bundle_name: str, data: Path, cache: Path, fold: int | None = None
+) -> dict[str, Any]:
+    """Return the report on a bundle over a folder, or one fold of it.
 
     Raises:
         BundleError, DataError: one of them cannot be used.
     """
     bundle = load_bundle(find_bundle(bundle_name))
-    recordings = read_recordings(data)
+    recordings = of_fold(read_recordings(data), fold)
     audio = load_audio(recordings, bundle.sample_rate, cache)
     heard = hear(bundle, audio)
     return {
         "bundle": bundle.name,
         "encoder_id": bundle.encoder_id,
         "data": data.name,
+        "fold": fold,
         "data_hash": content_hash(recordings),
         "skipped": dict(audio.skipped),
         "n_recordings": len(audio.recordings),
@@ -111,6 +115,18 @@ def evaluate_encoder(bundle_name: str, data: Path, cache: Path) -> dict[str, Any
         "device": platform.machine(),
         "versions": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     }
+
+
+def of_fold(recordings: Sequence[Recording], fold: int | None) -> Sequence[Recording]:
+    """Return the recordings of a fold; of None, all.
+
+    Raises:
+        DataError: the fold has none.
+    """
+    kept = [r for r in recordings if fold is None or r.fold == fold]
+    if not kept:
+        raise DataError(f"fold {fold} holds no recording: leave --fold out, or choose another")
+    return kept
 
 
 def hear(bundle: Bundle, audio: AudioSet) -> Heard:

@@ -79,12 +79,14 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
     add("--thresholds-from", type=Path, metavar="BUNDLE", help="of a held-out run, for --all")
+    add("--precision", type=float, default=0.9, help="of events (default: %(default)s)")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle")
 
 
 def _fit_encoder(options: argparse.Namespace) -> int:
-    from trainer.encoder.bundling import bundle_encoder, calibrate, calibration_of
+    from trainer.encoder.bundling import bundle_encoder
     from trainer.encoder.fitting import EncoderOrder, fit_encoder
+    from trainer.encoder.held_out import calibrate, calibrated_like
     from trainer.encoder.profiles import profile_named
 
     profile_named(options.profile)
@@ -107,8 +109,8 @@ def _fit_encoder(options: argparse.Namespace) -> int:
     )
     fitted = fit_encoder(order)
     output = options.output or run / "bundle"
-    kept = options.thresholds_from
-    calibration = calibration_of(kept, fitted.corpus.labels) if kept else calibrate(fitted)
+    like = options.thresholds_from
+    calibration = calibrated_like(like, fitted) if like else calibrate(fitted, options.precision)
     bundle = bundle_encoder(fitted, calibration, output, output.resolve().name)
     print(f"{output}: encoder {bundle.encoder_id}, {len(bundle.labels)} labels")
     return 0

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldstation.bundle import Bundle, BundleError, Golden, load_bundle, save_bundle
-from fieldstation.records import Label, LabelKind
-from trainer.data.corpus import Corpus, Role
+from fieldstation.bundle import Bundle, Golden, save_bundle
+from trainer.data.corpus import Role
 from trainer.data.recordings import Recording
-from trainer.data.windows import WindowGrid
-from trainer.encoder.calibration import (
-    Scale,
-    choose_thresholds,
-    cross_fitted_error,
-    fit_scale,
-    peaks_of,
-)
-from trainer.encoder.fitting import Fitted, judge_network, windows_of
-from trainer.encoder.judging import Floats
+from trainer.encoder.fitting import Fitted
+from trainer.encoder.held_out import Calibration
 from trainer.encoder.mel import LogMel
 from trainer.encoder.running import cpu_session, run_logits
 from trainer.export import export_encoder, parity, store_half
@@ -38,104 +28,7 @@ CARD = (
     *("data_hash", "device", "teacher"),
 )
 """What the bundle repeats of a training's result"""
-MIX = {Role.SPECIES: 0.5, Role.OTHER_BIRD: 0.25, Role.BACKGROUND: 0.25}
-"""What a station is taken to hear, in recordings; a calibration is one for its mix"""
 TOLERANCE = {"CPUExecutionProvider": 2e-3, "CUDAExecutionProvider": 2e-2}
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What turns logits into events."""
-
-    scale: Scale
-    thresholds: tuple[float, ...]
-    report: Mapping[str, Any]
-    """What it was fitted on and how often each label's threshold is right"""
-
-
-def calibrate(fitted: Fitted) -> Calibration:
-    """Fit scale and thresholds on the held-out fold, other birds and background.
-
-    Without a held-out fold nothing is scaled and only background speaks: give the calibration of
-    a held-out run instead.
-    """
-    corpus, activation = fitted.corpus, fitted.profile.activation
-    windows = windows_of(corpus, grid_of(fitted), np.flatnonzero(corpus.held))
-    device = next(fitted.network.parameters()).device
-    logits = judge_network(fitted.network, windows, corpus.target, device).logits
-    kept, owner = np.unique(windows.recording, return_inverse=True)
-    target, role = corpus.target[kept], corpus.role[kept]
-    has_species = bool((role == Role.SPECIES).any())
-    weight = mix_weight(role)
-    scale = fit_scale(logits, owner, target, weight, activation) if has_species else Scale()
-    probabilities = scale.probabilities(logits, activation)
-    peaks = peaks_of(probabilities, owner)
-    background = probabilities[(role == Role.BACKGROUND)[owner]]
-    species = [i for i, label in enumerate(corpus.labels) if label.kind is LabelKind.SPECIES]
-    thresholds = choose_thresholds(peaks, target, weight, background, species)
-    report: dict[str, Any] = {
-        "fold": fitted.result["fold"],
-        "mix": {role.name.lower(): share for role, share in MIX.items()},
-        "recordings": {r.name.lower(): int((role == r).sum()) for r in Role},
-        "background_s": seconds_of(corpus, corpus.held_of(Role.BACKGROUND)),
-        "labels": describe_thresholds(corpus.labels, thresholds, peaks, target),
-    }
-    if has_species:
-        error = cross_fitted_error(logits, owner, target, weight, activation)
-        report["peak_ece_cross_fitted"] = round(error, 4)
-    return Calibration(scale, tuple(thresholds), report)
-
-
-def mix_weight(role: NDArray[np.int64]) -> Floats:
-    """Return what each held-out recording counts, so that the roles make up `MIX`; mean 1."""
-    counts = np.bincount(role, minlength=len(Role))
-    present = {kind: share for kind, share in MIX.items() if counts[kind]}
-    total = sum(present.values())
-    weight = np.zeros(len(role))
-    for kind, share in present.items():
-        weight[role == kind] = len(role) * share / total / counts[kind]
-    return weight
-
-
-def seconds_of(corpus: Corpus, recordings: NDArray[np.int64]) -> float:
-    """Return how long some recordings are together."""
-    n_samples = sum(len(corpus.audio.of(int(i))) for i in recordings)
-    return round(n_samples / corpus.audio.sample_rate, 1)
-
-
-def calibration_of(path: Path, labels: Sequence[Label]) -> Calibration:
-    """Return a bundle's calibration, for a training that holds no fold out.
-
-    Raises:
-        BundleError: the bundle cannot be read, or has other labels.
-    """
-    bundle = load_bundle(path)
-    if bundle.labels != tuple(labels):
-        raise BundleError(f"--thresholds-from {path} has other labels than this training")
-    report = dict(bundle.metrics.get("calibration", {})) | {"from": bundle.encoder_id}
-    return Calibration(Scale(bundle.temperature, bundle.offsets), bundle.thresholds, report)
-
-
-def describe_thresholds(
-    labels: Sequence[Label],
-    thresholds: Sequence[float],
-    peaks: Floats,
-    target: NDArray[np.int64],
-) -> dict[str, dict[str, float | int | None]]:
-    """Return threshold, precision and recall by recording of each species, where held out."""
-    table: dict[str, dict[str, float | int | None]] = {}
-    for i, label in enumerate(labels):
-        if label.kind is not LabelKind.SPECIES:
-            continue
-        above, own = peaks[:, i] >= thresholds[i], target == i
-        right = int((above & own).sum())
-        table[label.scientific_name] = {
-            "threshold": thresholds[i],
-            "precision": round(right / int(above.sum()), 3) if above.any() else None,
-            "recall": round(right / int(own.sum()), 3) if own.any() else None,
-            "n": int(own.sum()),
-        }
-    return table
 
 
 def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name: str) -> Bundle:
@@ -203,12 +96,6 @@ def golden_waveforms(sample_rate: int, n_samples: int) -> NDArray[np.float32]:
     noise = generator.standard_normal(n_samples) * 10 ** (-30 / 20)
     stacked = np.stack([np.zeros(n_samples), song + hiss, noise])
     return (np.round(stacked * 32768) / 32768).astype(np.float32)
-
-
-def grid_of(fitted: Fitted) -> WindowGrid:
-    """Return the grid that a station hears by: windows every half window."""
-    n_samples = fitted.profile.samples_per_window
-    return WindowGrid(n_samples, n_samples // 2)
 
 
 def card(fitted: Fitted) -> dict[str, Any]:

@@ -27,7 +27,7 @@ PRECISION = 0.9
 """Share of events that are to be right"""
 MARGIN = 0.02
 """How far a threshold stays above the most bird-like background"""
-THRESHOLD_RANGE = (0.3, 0.98)
+THRESHOLD_RANGE = (0.1, 0.98)
 """Where a threshold may lie for precision's sake; background may lift it further"""
 MIN_RIGHT = 10
 """Right events that a precision must rest on"""
@@ -188,7 +188,12 @@ def precision_threshold(
 
 
 def choose_thresholds(
-    peaks: Floats, target: Ints, weight: Floats, background: Floats, species: Sequence[int]
+    peaks: Floats,
+    target: Ints,
+    weight: Floats,
+    background: Floats,
+    species: Sequence[int],
+    precision: float = PRECISION,
 ) -> list[float]:
     """Return a threshold per label: precise on held-out recordings, silent on background.
 
@@ -202,15 +207,20 @@ def choose_thresholds(
         weight: how much each recording counts.
         background: calibrated probabilities of held-out background windows, [windows, labels].
         species: labels that can become events; the others get 1.
+        precision: share of events that are to be right.
     """
     low, high = THRESHOLD_RANGE
     right = is_label(target, peaks.shape[1])[:, species]
     counts = np.repeat(weight, len(species))
-    precise = precision_threshold(peaks[:, species].ravel(), right.ravel(), counts)
+    precise = precision_threshold(peaks[:, species].ravel(), right.ravel(), counts, precision)
     common = max(low, min(high, high if precise is None else precise))
     thresholds = [1.0] * peaks.shape[1]
     for label in species:
-        loudest = float(background[:, label].max(initial=0.0))
-        above = loudest + min(MARGIN, (1 - loudest) / 2)
-        thresholds[label] = round(max(common, above), 4)
+        thresholds[label] = round(max(common, above_background(background[:, label])), 4)
     return thresholds
+
+
+def above_background(probability: Floats) -> float:
+    """Return a threshold that no window of background reaches; below 1, whatever it reached."""
+    loudest = float(probability.max(initial=0.0))
+    return round(loudest + min(MARGIN, (1 - loudest) / 2), 4)
