@@ -26,6 +26,7 @@ from fieldstation.records import LabelKind
 from trainer.data.audio import AudioSet, load_audio
 from trainer.data.recordings import DataError, Recording, content_hash, read_recordings
 from trainer.data.windows import WindowGrid, all_windows
+from trainer.encoder.calibration import VISIBLE, peaks_of
 from trainer.encoder.judging import Floats, activate, mean_by_recording
 from trainer.encoder.running import cpu_session, run_logits
 from trainer.encoder.scores import (
@@ -180,6 +181,8 @@ def accuracy(heard: Heard) -> dict[str, Any]:
     """Return top-1 by recording and by window, macro, cmAP and calibration error.
 
     A recording's scores are the means of its windows' probabilities; the best species counts.
+    The calibration error is that of peaks, which is what an event is told with: of every species
+    in every recording of the folder, unknown birds and background included, from 0.1 up.
     Intervals resample recordings.
     """
     known = np.flatnonzero(heard.target >= 0)
@@ -189,7 +192,8 @@ def accuracy(heard: Heard) -> dict[str, Any]:
     of_window = best_species(heard.probabilities, heard.species) == heard.window_target
     n_windows = np.bincount(heard.owner)[known]
     n_right = np.bincount(heard.owner, weights=of_window)[known]
-    confidence = scores[:, heard.species].max(axis=1)
+    peaks = peaks_of(heard.probabilities, heard.owner)[:, heard.species]
+    is_right = heard.target[:, None] == heard.species
 
     def window_share(rows: Ints) -> float:
         return float(n_right[rows].sum() / n_windows[rows].sum())
@@ -198,17 +202,28 @@ def accuracy(heard: Heard) -> dict[str, Any]:
         "recording_top1": lambda rows: float(right[rows].mean()),
         "window_top1": window_share,
         "macro": lambda rows: macro_mean(right[rows], target[rows]),
-        "ece": lambda rows: calibration_error(confidence[rows], right[rows]),
     }
     report: dict[str, Any] = {}
     for name, statistic in measures.items():
-        report[name] = round(statistic(np.arange(len(known))), 4)
-        interval = bootstrap_interval(statistic, len(known))
-        report[f"{name}_interval"] = [round(bound, 4) for bound in interval]
+        report |= summary(name, statistic, len(known))
+    report |= summary("ece", lambda rows: peak_error(peaks[rows], is_right[rows]), len(peaks))
     report["cmap"] = round(
         class_mean_average_precision(heard.probabilities, heard.window_target, heard.species), 4
     )
     return report
+
+
+def summary(name: str, statistic: Callable[[Ints], float], n_units: int) -> dict[str, Any]:
+    """Return a measure over all units, with its interval."""
+    low, high = bootstrap_interval(statistic, n_units)
+    value = statistic(np.arange(n_units))
+    return {name: round(value, 4), f"{name}_interval": [round(low, 4), round(high, 4)]}
+
+
+def peak_error(peaks: Floats, right: Bools) -> float:
+    """Return the calibration error of peaks that could be events; nothing where there is none."""
+    visible = peaks >= VISIBLE
+    return calibration_error(peaks[visible], right[visible]) if visible.any() else 0.0
 
 
 def by_species(bundle: Bundle, heard: Heard) -> dict[str, Any]:
