@@ -404,8 +404,8 @@ class Service:
         self._plan.state.write_health(values)
         heard = self._listening.heard()
         self._notifier.status(f"{self._source.description}, {heard.n_events} events")
-        if not heard.seconds:
-            return ""
+        if self._clock.monotonic() - self._started < HEALTH_EVERY_S / 2:
+            return ""  # the first is for `check`; nobody wants to read it
         return (
             f"{heard.n_events} events, {heard.seconds:.0f} s heard, {heard.lost_s:.0f} s lost, "
             f"{values['n_waiting']} waiting"

@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-RECORDING = Path(__file__).parent / "CHE_01_20190101_163410.flac"
+RECORDING = Path(__file__).parent / "CHE_01_20190101_163443.flac"
 """30 s of a Chaffinch, 48 kHz mono 16-bit FLAC"""

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 
-import fieldstation
 from fieldstation.audio.files import FileError, FileSource
 from fieldstation.clock import parse_instant
+from fieldstation.demo import RECORDING
 from fieldstation.records import AudioChunk, Samples
 from tests.audio.fakes import noise
 
 UTC = ZoneInfo("UTC")
-DEMO = Path(fieldstation.__file__).parent / "demo" / "CHE_01_20190101_163410.flac"
 
 
 class Skipped(list[tuple[Path, str]]):
@@ -89,8 +88,8 @@ def test_chunks_know_their_file_and_place(tmp_path: Path) -> None:
 
 def test_the_demo_is_heard_at_its_time() -> None:
     """The recording that ships is named by its recorder, in the station's zone."""
-    demo = source(DEMO, zone=ZoneInfo("Europe/Zurich"))
-    assert demo.recordings[0].started_at == parse_instant("2019-01-01T16:34:10+01:00")
+    demo = source(RECORDING, zone=ZoneInfo("Europe/Zurich"))
+    assert demo.recordings[0].started_at == parse_instant("2019-01-01T16:34:43+01:00")
     assert demo.total_s == pytest.approx(30, abs=1)
     assert "s), as fast as possible" in demo.description
 
