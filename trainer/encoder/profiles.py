@@ -73,10 +73,9 @@ PROFILES = {
         samples_per_window=66_150,
         build=PaperEncoder,
         recipe=WaveformRecipe(
-            # Not in the paper. The front end is absolute, uploaded recordings are loud (median
-            # -31 dBFS above 1.5 kHz), field recorders are not (-50 to -64): without this the
-            # network takes them for silence.
-            gain_db=(-36.0, 6.0),
+            # To the letter: no augmentation. That costs it quiet recordings: docs/experiments.md
+            # (2026-11-21, "takes quiet recordings for silence").
+            gain_db=(0.0, 0.0),
             negative_share=0.25,
         ),
         epochs=30,
