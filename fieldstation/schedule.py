@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.background import BackgroundScheduler
@@ -32,7 +32,8 @@ class Chores:
     """A stage: does requested chores one after the other, so that none overlaps itself."""
 
     def __init__(self, chores: Sequence[Chore]) -> None:
-        self._chores = {chore.name: chore for chore in chores}
+        self.chores = tuple(chores)
+        self._by_name = {chore.name: chore for chore in chores}
         self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._waiting: set[str] = set()
         self._lock = threading.Lock()
@@ -56,7 +57,7 @@ class Chores:
                 continue
             with self._lock:
                 self._waiting.discard(name)
-            self._do(self._chores[name])
+            self._do(self._by_name[name])
 
     def state(self) -> dict[str, str]:
         """Return the chores whose last try failed, with the reason."""
@@ -74,32 +75,34 @@ class Chores:
                 log.info("%s: %s", chore.name, done)
 
 
-def start(
-    chores: Sequence[Chore], post: Callable[[str], None], timezone: str
-) -> BackgroundScheduler:
-    """Start the scheduler; its jobs only post the chore's name.
+def start(stages: Sequence[Chores], timezone: str) -> BackgroundScheduler:
+    """Start the one scheduler; its jobs only ask a stage for a chore.
 
     One worker, jobs in memory, missed runs coalesced into one that is never too late: a laptop
     that slept through the backup makes it when it wakes.
     """
     from apscheduler.executors.pool import ThreadPoolExecutor
     from apscheduler.schedulers.background import BackgroundScheduler
-    from apscheduler.triggers.cron import CronTrigger
-    from apscheduler.triggers.interval import IntervalTrigger
 
     scheduler = BackgroundScheduler(
         executors={"default": ThreadPoolExecutor(1)},
         job_defaults={"coalesce": True, "misfire_grace_time": None},
         timezone=timezone,
     )
-    for chore in chores:
-        if chore.at:
-            hour, minute = chore.at.split(":")
-            trigger = CronTrigger(hour=int(hour), minute=int(minute), timezone=timezone)
-        elif chore.every_s:
-            trigger = IntervalTrigger(seconds=chore.every_s, timezone=timezone)
-        else:
-            continue
-        scheduler.add_job(post, trigger, args=[chore.name], id=chore.name)
+    for stage in stages:
+        for chore in stage.chores:
+            if trigger := _trigger(chore, timezone):
+                scheduler.add_job(stage.request, trigger, args=[chore.name], id=chore.name)
     scheduler.start()
     return scheduler
+
+
+def _trigger(chore: Chore, timezone: str) -> Any:
+    """Return when a chore is due; None for one that is only asked for by hand."""
+    from apscheduler.triggers.cron import CronTrigger
+    from apscheduler.triggers.interval import IntervalTrigger
+
+    if chore.at:
+        hour, minute = map(int, chore.at.split(":"))
+        return CronTrigger(hour=hour, minute=minute, timezone=timezone)
+    return IntervalTrigger(seconds=chore.every_s, timezone=timezone) if chore.every_s else None

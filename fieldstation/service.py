@@ -206,8 +206,7 @@ class Service:
         self._listening.attach(self._source)
         self._minute = Chores(self._minute_chores())
         upkeep = Upkeep(plan.settings, plan.state, plan.who, self._writer, self._log, self._clock)
-        self._upkeep_chores = upkeep.chores()
-        self._upkeep = Chores(self._upkeep_chores)
+        self._upkeep = Chores(upkeep.chores())
 
     def _make_station(self) -> Station:
         plan = self._plan
@@ -244,6 +243,7 @@ class Service:
             self._writer.post_clip_state,
             ClipTags(who.name, who.timezone),
             live=self._plan.live,
+            on_wait=lambda: self._listening.waited("disk"),
         )
         return writer, str(self._plan.state.clips)
 
@@ -317,10 +317,7 @@ class Service:
             start("minute", self._minute),
             start("upkeep", self._upkeep, MAINTENANCE_DEADLINE_S),
         ]
-        self._schedulers = [
-            schedule.start(self._minute_chores(), self._minute.request, self._plan.who.timezone),
-            schedule.start(self._upkeep_chores, self._upkeep.request, self._plan.who.timezone),
-        ]
+        self._scheduler = schedule.start([self._minute, self._upkeep], self._plan.who.timezone)
         self._minute.request("health")
         self._notifier.ready()
 
@@ -331,8 +328,7 @@ class Service:
 
     def _stop(self, tick: Callable[[], None]) -> bool:
         """Stop every stage, upstream first; return whether all that was heard is confirmed."""
-        for scheduler in self._schedulers:
-            scheduler.shutdown(wait=False)
+        self._scheduler.shutdown(wait=False)
         self._listener.tell_stop()
         self._source.close()
         self._listener.stop()

@@ -68,13 +68,15 @@ def test_a_chore_asked_for_twice_while_it_waits_is_done_once() -> None:
 
 def test_the_scheduler_posts_names_at_their_times() -> None:
     """APScheduler only says when; a daily chore stands at its local time."""
-    posted: list[str] = []
     chores = [
         Chore("often", lambda: "", every_s=0.05),
         Chore("nightly", lambda: "", at="03:30"),
         Chore("by hand", lambda: ""),
     ]
-    scheduler = schedule.start(chores, posted.append, "Europe/Berlin")
+    posted: list[str] = []
+    stage = Chores(chores)
+    stage.request = posted.append  # type: ignore[method-assign]
+    scheduler = schedule.start([stage], "Europe/Berlin")
     try:
         assert wait_until(lambda: "often" in posted)
         nightly = scheduler.get_job("nightly").next_run_time
