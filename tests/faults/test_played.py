@@ -1,0 +1,52 @@
+"""The calls themselves: without a fault, what is played is what strangers read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.conftest import Counts, MakeStation
+from tests.faults.played import Player, match, species_of, wait_for
+from tests.faults.readers import ask, integrity, needs_strangers, subscriber
+from tests.faults.report import table
+
+pytestmark = needs_strangers
+
+
+def test_every_call_is_a_row_and_a_message(
+    make_station: MakeStation, player: Player, tmp_path: Path, counts: Counts
+) -> None:
+    """Same species, same order, each once, at the instant it was played."""
+    station = make_station()
+    station.start()
+    with subscriber(tmp_path / "seen.jsonl", station.reader()) as heard:
+        player.play_to(station.take_pipe())
+        wait_for(lambda: len(player.calls) >= 8)
+        player.leave()
+        assert station.wait() == 0, station.said()
+        wait_for(lambda: len(heard.detections()) >= len(player.calls))
+    rows = ask(station.state / "log.db", "SELECT * FROM detections ORDER BY sequence")
+    assert [row["scientific_name"] for row in rows] == [call.species for call in player.calls]
+    assert [row["event_id"] for row in rows] == [d["event_id"] for d in heard.detections()]
+    assert all(
+        match(player.calls, row["scientific_name"], row["started_at"] / 1e6) == call
+        for row, call in zip(rows, player.calls, strict=True)
+    )
+    assert integrity(station.state / "log.db") == "ok"
+    late_s = max(
+        row["started_at"] / 1e6 - call.began_at
+        for row, call in zip(rows, player.calls, strict=True)
+    )
+    counts(made="nothing", promised="each call once", calls=len(rows), largest_late_s=late_s)
+
+
+def test_counts_become_a_row() -> None:
+    """The newest of a command counts."""
+    line = '{"made": "kill", "promised": "all", "seen": {"calls": %d}, "command": "pytest"}'
+    rows = table([line % 1, line % 2000]).splitlines()
+    assert rows[2:] == ["| kill | all | calls 2,000 | `pytest` |"]
+
+
+def test_calls_can_be_told_apart() -> None:
+    """A round of species."""
+    assert len({species_of(n) for n in range(24)}) == 24
+    assert species_of(24) == species_of(0)
