@@ -5,6 +5,13 @@
     golden.npz     an input and what the encoder must make of it
     NOTICE         licence and sources of what it was trained on (free text)
 
+and, where it can paint what it hears:
+
+    denoiser.onnx           x [batch, 3, side, side], sigma, condition [batch, 512] -> denoised
+    conditions.npz          how an embedding or a species becomes a condition
+    generator_golden.npz    an input and what the denoiser must make of it
+    NOTICE.generator        licence and sources of the pictures that it was trained on
+
 This module reads, checks and writes the folder; it runs nothing. `docs/bundle.md` has the fields.
 """
 
@@ -16,22 +23,25 @@ import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fieldstation.errors import MendableError
+from fieldstation.generator_card import GeneratorCard, check_card, read_card
 from fieldstation.records import Label, LabelKind
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent / "bundles"
 ACTIVATIONS = ("softmax", "sigmoid")
 DEFAULT_TOLERANCE = {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}
-
+DENOISER = "denoiser.onnx"
+CONDITIONS = "conditions.npz"
+GENERATOR_GOLDEN = "generator_golden.npz"
 
 _DAMAGED_ARRAYS = (
     OSError,
@@ -89,7 +99,8 @@ class Bundle:
     """Logits are divided by it"""
     offsets: tuple[float, ...] = ()
     """Added to the logits after the temperature; empty means none"""
-    generator_id: str | None = None
+    generator: GeneratorCard | None = None
+    """None where the bundle does not paint"""
     licence: str = "unknown"
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +111,16 @@ class Bundle:
     def encoder_path(self) -> Path:
         """Return where the encoder's graph is."""
         return self.path / "encoder.onnx"
+
+    @property
+    def denoiser_path(self) -> Path:
+        """Return where the generator's graph is."""
+        return self.path / DENOISER
+
+    @property
+    def generator_id(self) -> str | None:
+        """Return the generator's id; None where there is none."""
+        return self.generator.generator_id if self.generator else None
 
     @property
     def window_s(self) -> float:
@@ -149,7 +170,7 @@ def load_bundle(path: Path) -> Bundle:
             path=path,
             name=str(raw["name"]),
             encoder_id=str(raw["encoder_id"]),
-            generator_id=raw.get("generator_id"),
+            generator=_generator(path, raw.get("generator")),
             labels=labels,
             thresholds=tuple(float(t) for t in raw["thresholds"]),
             sample_rate=int(raw["sample_rate"]),
@@ -170,6 +191,11 @@ def load_bundle(path: Path) -> Bundle:
     except (TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{path}/bundle.json is damaged: {error}: fetch it again") from error
     _check(bundle)
+    if raw.get("generator_id") != bundle.generator_id:
+        raise BundleError(
+            f"{path}/bundle.json says generator_id {raw.get('generator_id')!r}, its generator "
+            f"{bundle.generator_id!r}: fetch the bundle again"
+        )
     return bundle
 
 
@@ -180,18 +206,26 @@ def load_golden(bundle: Bundle) -> Golden:
         BundleError: missing, damaged, or of another shape than the bundle says.
     """
     path = bundle.path / "golden.npz"
+    arrays = read_arrays(path, {"waveform": np.float32, "logits": np.float32})
+    golden = Golden(arrays["waveform"], arrays["logits"])
+    _check_golden(path, golden, bundle)
+    return golden
+
+
+def read_arrays(path: Path, dtypes: Mapping[str, DTypeLike]) -> dict[str, NDArray[Any]]:
+    """Return named arrays of an .npz file, each as the dtype asked for.
+
+    Raises:
+        BundleError: the file or an array is missing or damaged.
+    """
     try:
         with ZipFile(path) as archive:
             if damaged := archive.testzip():  # before numpy parses headers: it raises anything
                 raise BadZipFile(f"bad checksum of {damaged}")
         with np.load(path, allow_pickle=False) as arrays:
-            golden = Golden(
-                np.asarray(arrays["waveform"], np.float32), np.asarray(arrays["logits"], np.float32)
-            )
+            return {name: np.asarray(arrays[name], dtype) for name, dtype in dtypes.items()}
     except _DAMAGED_ARRAYS as error:
         raise BundleError(f"{path} is missing or damaged: {error}: fetch it again") from error
-    _check_golden(path, golden, bundle)
-    return golden
 
 
 def save_bundle(bundle: Bundle, golden: Golden, notice: str) -> Bundle:
@@ -200,27 +234,64 @@ def save_bundle(bundle: Bundle, golden: Golden, notice: str) -> Bundle:
     Returns:
         the bundle with its `encoder_id` computed from the file.
     """
-    encoder_id = hash_file(bundle.encoder_path)[:16]
-    described = {key: value for key, value in asdict(bundle).items() if key != "path"}
-    described |= {"schema": SCHEMA, "encoder_id": encoder_id}
     np.savez_compressed(
         bundle.path / "golden.npz",
         waveform=np.asarray(golden.waveform, np.float32),
         logits=np.asarray(golden.logits, np.float32),
     )
     (bundle.path / "NOTICE").write_text(notice.rstrip() + "\n", encoding="utf-8")
-    temporary = bundle.path / "bundle.json.tmp"
-    temporary.write_text(
-        json.dumps(described, indent=1, ensure_ascii=False, default=dict) + "\n", encoding="utf-8"
-    )
-    temporary.replace(bundle.path / "bundle.json")
-    return load_bundle(bundle.path)
+    return _write_description(replace(bundle, encoder_id=hash_file(bundle.encoder_path)[:16]))
+
+
+def save_generator(bundle: Bundle, card: GeneratorCard, notice: str) -> Bundle:
+    """Add a generator to the bundle, whose folder holds its three files, or exchange it.
+
+    Returns:
+        the bundle with the card, its `generator_id` computed from the files.
+
+    Raises:
+        BundleError: a file is missing, the card is wrong, or it was made for another encoder.
+    """
+    _check_generator_files(bundle.path)
+    card = replace(card, generator_id=hash_generator(bundle.path))
+    try:
+        check_card(card)
+    except ValueError as error:
+        raise BundleError(f"{bundle.path}: generator: {error}") from error
+    _check_origin(bundle, card)
+    (bundle.path / "NOTICE.generator").write_text(notice.rstrip() + "\n", encoding="utf-8")
+    return _write_description(replace(bundle, generator=card))
 
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_generator(folder: Path) -> str:
+    """Return the generator's id: it changes with the denoiser and with its conditions."""
+    digest = hashlib.sha256()
+    for name in (DENOISER, CONDITIONS):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_description(bundle: Bundle) -> Bundle:
+    """Write bundle.json, whole or not at all, and return what it now says.
+
+    Raises:
+        BundleError: it says what cannot be; then the file stays as it was.
+    """
+    _check(bundle)
+    described = {key: value for key, value in asdict(bundle).items() if key != "path"}
+    described |= {"schema": SCHEMA, "generator_id": bundle.generator_id}
+    temporary = bundle.path / "bundle.json.tmp"
+    temporary.write_text(
+        json.dumps(described, indent=1, ensure_ascii=False, default=dict) + "\n", encoding="utf-8"
+    )
+    temporary.replace(bundle.path / "bundle.json")
+    return load_bundle(bundle.path)
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -238,6 +309,17 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _label(entry: Mapping[str, Any]) -> Label:
     kind = LabelKind(entry.get("kind", "species"))
     return Label(str(entry["scientific_name"]), str(entry["common_name"]), kind)
+
+
+def _generator(path: Path, raw: Mapping[str, Any] | None) -> GeneratorCard | None:
+    try:
+        return None if raw is None else read_card(raw)
+    except KeyError as error:
+        raise BundleError(
+            f"{path}/bundle.json lacks {error} in generator: fetch the bundle again"
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path}/bundle.json: generator: {error}: fetch it again") from error
 
 
 def _check_golden(path: Path, golden: Golden, bundle: Bundle) -> None:
@@ -273,6 +355,7 @@ def _check(bundle: Bundle) -> None:
     if not all(tolerance > 0 for tolerance in bundle.tolerance.values()):
         raise BundleError(f"{where}: tolerance {dict(bundle.tolerance)} must be above 0")
     _check_encoder(bundle)
+    _check_generator(bundle)
 
 
 def _check_names(where: str, bundle: Bundle) -> None:
@@ -299,6 +382,42 @@ def _check_encoder(bundle: Bundle) -> None:
         raise BundleError(
             f"{bundle.encoder_path} hashes to {found}; bundle.json says {bundle.encoder_id}: "
             "the file is damaged or was exchanged: fetch the bundle again"
+        )
+
+
+def _check_generator(bundle: Bundle) -> None:
+    """Check that the generator is whole, is the one that was described, and fits the encoder."""
+    if bundle.generator is None:
+        return
+    _check_generator_files(bundle.path)
+    try:
+        found = hash_generator(bundle.path)
+    except OSError as error:
+        raise BundleError(
+            f"the generator in {bundle.path} cannot be read: {error.strerror}"
+        ) from error
+    if found != bundle.generator.generator_id:
+        raise BundleError(
+            f"{bundle.path}: {DENOISER} and {CONDITIONS} hash to {found}; bundle.json says "
+            f"{bundle.generator.generator_id}: a file is damaged or was exchanged: fetch the "
+            "bundle again"
+        )
+    _check_origin(bundle, bundle.generator)
+
+
+def _check_generator_files(folder: Path) -> None:
+    for name in (DENOISER, CONDITIONS, GENERATOR_GOLDEN):
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name} is missing: fetch the bundle again")
+
+
+def _check_origin(bundle: Bundle, card: GeneratorCard) -> None:
+    """Check that the generator knows this encoder's embeddings; without any it paints by name."""
+    if bundle.outputs.embedding is not None and card.encoder_id != bundle.encoder_id:
+        raise BundleError(
+            f"{bundle.path}: its generator was made for encoder {card.encoder_id}; the bundle's "
+            f"is {bundle.encoder_id}, whose embeddings mean something else: train a generator "
+            "for it, or take the bundle whose encoder it was made for"
         )
 
 

@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "supervisor": {"clock", "notify", "stages"},
     "schedule": set(),
     "identity": FOUNDATION,
-    "bundle": FOUNDATION,
+    "generator_card": set(),
+    "bundle": FOUNDATION | {"generator_card"},
     "coverage": FOUNDATION,
     "demo": set(),
     "audio": FOUNDATION,
@@ -36,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "mqtt/messages": FOUNDATION,
     "analysis": FOUNDATION | {"bundle"},
     "clips": FOUNDATION,
-    "generation": FOUNDATION | {"bundle"},
+    "generation": FOUNDATION | {"bundle", "generator_card"},
     "station": FOUNDATION
     | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},
 }
