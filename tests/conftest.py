@@ -1,0 +1,18 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hears_ctrl_c() -> None:
+    """Let what the tests start be stopped as Ctrl-C does.
+
+    A shell starts what it puts in the background (`nohup … &`, some CI runners) with SIGINT
+    ignored, and children inherit that: a station that is asked to stop would not hear it.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
