@@ -12,6 +12,7 @@ Only a cursor and one page are kept in memory, however many rows wait.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 WINDOW = 100
 """Rows that the broker has not acknowledged yet; also the page that is sent again"""
 RESEND_S = 60.0
+SOON_S = 3.0
+"""After a connect what has no receipt yet goes again this soon: our own logger may have subscribed
+a moment later than we published, and a broker that does not know it kept nothing for it"""
 LONGEST_RESEND_S = 900.0
 TURN_S = 0.5
 INBOX_LIMIT = 2_000
@@ -127,6 +131,7 @@ class Publisher:
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000,
         away: tuple[type[Exception], ...] = (OSError,),
         resend_s: float = RESEND_S,
+        soon_s: float = SOON_S,
         turn_s: float = TURN_S,
     ) -> None:
         """Nothing happens before `run`.
@@ -136,6 +141,7 @@ class Publisher:
             wall: the instant now.
             away: what the outbox raises while its disk is not to be had.
             resend_s: how long a receipt may take.
+            soon_s: how long it may take just after a connect.
             turn_s: longest wait between two beats.
         """
         self._connection = connection
@@ -147,6 +153,7 @@ class Publisher:
         self._wall = wall
         self._away = away
         self._resend_s = resend_s
+        self._soon_s = soon_s
         self._turn_s = turn_s
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._woken = Event()
@@ -155,6 +162,7 @@ class Publisher:
         self._sweep: _Sweep | None = None
         self._patience_s = resend_s
         self._sweep_at = 0.0
+        self._soon_at = math.inf
         self._mark = 0
         self._acknowledged_at = 0.0
         self._outbox_fault = ""
@@ -244,6 +252,7 @@ class Publisher:
         self._sweep = None
         self._patience_s = self._resend_s
         self._sweep_at = 0.0
+        self._soon_at = time.monotonic() + min(self._soon_s, self._resend_s)
         self._mark = self._cursor
 
     def _send_new(self) -> None:
@@ -258,6 +267,9 @@ class Publisher:
 
     def _sweep_on(self) -> None:
         now = time.monotonic()
+        if self._sweep is None and now >= self._soon_at:
+            self._soon_at = math.inf
+            self._sweep_at, self._mark = now, self._cursor
         if self._sweep is None and now >= self._sweep_at:
             self._sweep = _Sweep(upto=self._mark)
         sweep = self._sweep

@@ -66,6 +66,27 @@ def test_rows_go_in_order_and_at_most_a_window_unacknowledged() -> None:
     assert outbox.largest_page <= WINDOW
 
 
+def test_a_logger_that_subscribes_a_moment_late_gets_the_first_rows_soon() -> None:
+    """Rows told just after a connect, when our own logger had not subscribed yet, go again."""
+    connection = FakeConnection()
+    publisher = Publisher(
+        cast(Connection, connection),
+        Outbox.of(3),
+        Topics("garden"),
+        KEY,
+        OWN_TRUST,
+        resend_s=NEVER_S,
+        soon_s=0.1,
+        turn_s=TURN_S,
+    )
+    with running(publisher):
+        connection.connect()
+        until(lambda: connection.sequences() == [1, 2, 3])
+        connection.acknowledge_all()
+        until(lambda: connection.sequences() == [1, 2, 3, 1, 2, 3])
+        assert publisher.state().n_resent == 3
+
+
 def test_a_broker_that_takes_less_gets_less() -> None:
     """MQTT 5 brokers name their receive maximum and may hang up on whoever exceeds it."""
     connection = FakeConnection()
