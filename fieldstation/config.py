@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from fieldstation.errors import MendableError
+from fieldstation.errors import MendableError, redacted
 
 ENVIRONMENT_PREFIX = "FIELDSTATION_"
 SYSTEM_CONFIG = Path("/etc/fieldstation/fieldstation.toml")
@@ -97,14 +97,11 @@ def _wrong_thresholds(table: Mapping[str, Any]) -> str | None:
     return None
 
 
-_PASSWORD = re.compile(r"(?<=//)([^:@/]*):[^@]*@")
-
-
 def _wrong_broker(url: str) -> str | None:
+    if redacted(url) != url:
+        return "a password in a url is seen by everyone: use mqtt.password_file"
     if url != "embedded" and not re.fullmatch(r"mqtts?://[^/\s]+/?", url):
         return 'not a broker: "embedded", mqtt://host[:port] or mqtts://host[:port]'
-    if _PASSWORD.search(url):
-        return "a password in a url is seen by everyone: use mqtt.password_file"
     return None
 
 
@@ -115,6 +112,8 @@ def _wrong_trust(word: str) -> str | None:
 
 
 def _wrong_database(url: str) -> str | None:
+    if redacted(url) != url:
+        return "a password in a url is seen by everyone: use log.password_file"
     if url and "://" not in url:
         return f"not a SQLAlchemy url: sqlite:///{url} or postgresql://…"
     return None
@@ -216,6 +215,8 @@ class MqttSettings:
     username: str = setting("", "User at the broker")
     password_file: str = setting("", "File that holds the password; or FIELDSTATION_MQTT_PASSWORD")
     ca_file: str = setting("", "Certificate authority of an mqtts:// broker; empty: the system's")
+    certificate_file: str = setting("", "Our certificate, where an mqtts:// broker wants one")
+    key_file: str = setting("", "Its key; empty: in certificate_file too")
     port: int = setting(1883, "First choice of the embedded broker", low=0, high=65_535)
     trust: str = setting(
         "own",
@@ -232,6 +233,9 @@ class LogSettings:
     enabled: bool = setting(True, "Write a log here; false for a station that a hub logs")
     database: str = setting(
         "", "SQLAlchemy url; empty: sqlite log.db in the state folder", check=_wrong_database
+    )
+    password_file: str = setting(
+        "", "File that holds the database's password; or PGPASSWORD, or PostgreSQL's ~/.pgpass"
     )
 
 
@@ -317,21 +321,51 @@ def read_password(
     """Return the broker's password from the environment or its file, or None.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or is empty.
     """
     environment = os.environ if environment is None else environment
     if secret := environment.get("FIELDSTATION_MQTT_PASSWORD"):
         return secret
-    if not settings.password_file:
+    return _read_secret("mqtt.password_file", settings.password_file, environment)
+
+
+def read_log_password(
+    settings: LogSettings, environment: Mapping[str, str] | None = None
+) -> str | None:
+    """Return the database's password from its file, or None: its driver may know another way.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty.
+    """
+    environment = os.environ if environment is None else environment
+    return _read_secret("log.password_file", settings.password_file, environment)
+
+
+def secret_path(name: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return where a file of the settings is: a bare name may be one of systemd's credentials."""
+    environment = os.environ if environment is None else environment
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    if not folder or not name or "/" in name:
+        return name
+    credential = Path(folder) / name
+    return str(credential) if credential.exists() else name
+
+
+def _read_secret(setting: str, name: str, environment: Mapping[str, str]) -> str | None:
+    if not name:
         return None
+    # Whoever writes the password itself there shall not read it in the journal.
+    shown = repr(name) if "/" in name else "a bare name (not shown: it may be the password itself)"
     try:
-        return Path(settings.password_file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        secret = Path(secret_path(name, environment)).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise ConfigError(
-            f"mqtt.password_file is {settings.password_file!r}: {reason}: "
-            "name a file that this user may read"
-        ) from error
+            f"{setting} is {shown}: {reason}: name a file that this user may read"
+        ) from None
+    if not secret:
+        raise ConfigError(f"{setting} is {shown}: the file is empty: write the password into it")
+    return secret
 
 
 def find_state(given: str | None, environment: Mapping[str, str] | None = None) -> Path:
@@ -413,7 +447,24 @@ def _complete(settings: Settings) -> Settings:
             f"schedule.recording is {settings.schedule.recording!r}, but station.latitude and "
             "station.longitude are not set: set both, or give hours by the clock"
         )
+    if problem := _wrong_encryption(settings.mqtt):
+        raise ConfigError(problem)
     return replace(settings, station=station)
+
+
+def _wrong_encryption(mqtt: MqttSettings) -> str | None:
+    if mqtt.key_file and not mqtt.certificate_file:
+        return (
+            f"mqtt.key_file is {mqtt.key_file!r}, but mqtt.certificate_file is not set: "
+            "name the certificate that the key belongs to"
+        )
+    for key in ("ca_file", "certificate_file"):
+        if (path := getattr(mqtt, key)) and mqtt.url.startswith("mqtt://"):
+            return (
+                f"mqtt.{key} is {path!r}, but {mqtt.url} is not encrypted: write mqtts://, or "
+                "remove the line"
+            )
+    return None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -501,8 +552,8 @@ def _checked(kind: type[Any], key: Field[Any], value: Any, where: str) -> Any:
         raise ConfigError(f"{where} is {value!r}; one of {', '.join(choices)}")
     if (check := key.metadata["check"]) and (problem := check(value)):
         # What is wrong with a url may be its password, which no error shows.
-        shown = _PASSWORD.sub(r"\1:***@", repr(value))
-        raise ConfigError(f"{where} is {shown}: {problem}")
+        shown = redacted(value) if isinstance(value, str) else value
+        raise ConfigError(f"{where} is {shown!r}: {problem}")
     return value
 
 

@@ -9,7 +9,6 @@ an open event is closed, written, told, and confirmed if the broker is there.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from fieldstation import __version__, schedule
+from fieldstation.access import access_to
 from fieldstation.analysis.classifier import Classifier, check_golden
 from fieldstation.audio.hours import RecordingHours, is_awake
 from fieldstation.audio.level import Level
@@ -28,12 +28,13 @@ from fieldstation.clips.ring import Ring
 from fieldstation.clips.speech import GateMissing, SpeechGate
 from fieldstation.clips.writer import ClipTags, ClipWriter
 from fieldstation.clock import US_PER_S, Clock, SystemClock, local
-from fieldstation.config import ConfigError, MqttSettings, Settings, read_password
+from fieldstation.config import ConfigError, Settings
 from fieldstation.coverage import Changes, FileLedger, Ledger
+from fieldstation.errors import redacted
 from fieldstation.listening import Listening
 from fieldstation.mqtt import messages
 from fieldstation.mqtt.broker import EmbeddedBroker
-from fieldstation.mqtt.connection import Access, BrokerUrl, Connection
+from fieldstation.mqtt.connection import Connection
 from fieldstation.mqtt.logger import Logger
 from fieldstation.mqtt.messages import Topics
 from fieldstation.mqtt.publisher import Publisher, Trust
@@ -141,7 +142,7 @@ class Service:
         check_golden(self._classifier, plan.bundle)
         thresholds(plan.bundle, settings)
         if settings.mqtt.url != "embedded":
-            self._access = _access(settings.mqtt)
+            self._access = access_to(settings.mqtt)
         # Before anything is written: without a source there is nothing to do.
         self._source = self._make_source()
         plan.state.prepare()
@@ -277,7 +278,7 @@ class Service:
             source=self._source.description,
             provider=self._classifier.provider,
             broker=str(self._access.url),
-            log=log_name if self._log else "off (log.enabled = false)",
+            log=redacted(log_name) if self._log else "off (log.enabled = false)",
             clips=self._clips_off,
         )
 
@@ -458,19 +459,6 @@ class Service:
             coverage = messages.Coverage(who.name, who.key, uuid4().hex, part)
             self._writer.post_message(coverage.message_id, messages.coverage_message(coverage))
         return ""
-
-
-def _access(settings: MqttSettings) -> Access:
-    """Return what opens the broker that the settings name.
-
-    Raises:
-        MendableError: its url, password or certificates cannot be used.
-    """
-    url = BrokerUrl.parse(settings.url)
-    url = dataclasses.replace(url, username=settings.username or url.username)
-    access = Access(url, read_password(settings), settings.ca_file)
-    access.tls_context()
-    return access
 
 
 def _check_trust(settings: Settings) -> None:

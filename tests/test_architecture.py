@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "notify": {"clock"},
     "config": {"errors"},
     "state": {"errors"},
+    "access": {"config", "mqtt"},
     "stages": {"clock", "errors"},
     "supervisor": {"clock", "notify", "stages"},
     "schedule": set(),

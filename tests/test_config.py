@@ -55,7 +55,12 @@ def test_a_file_is_laid_over_the_defaults_and_the_environment_over_the_file(tmp_
         ("[station]\nname = 'a/b'", "not a station name"),
         ("[mqtt]\nurl = 'http://x'", "not a broker"),
         ("[mqtt]\nurl = 'mqtt://a:secret@x'", r"'mqtt://a:\*\*\*@x': .*password_file"),
+        ("[mqtt]\nurl = 'mqtt://a:s@cr@t@x'", r"'mqtt://a:\*\*\*@x': .*password_file"),
+        ("[mqtt]\nkey_file = '/k'", r"mqtt\.key_file is '/k', but mqtt\.certificate_file"),
+        ("[mqtt]\nca_file = '/ca'\nurl = 'mqtt://x'", r"mqtt\.ca_file is '/ca', .* write mqtts"),
         ("[mqtt]\ntrust = ' '", "mqtt.trust is ' ': nobody"),
+        ("[log]\ndatabase = 'postgresql://a:secret@x/b'", r"'postgresql://a:\*\*\*@x/b': .*file"),
+        ("[log]\ndatabase = 'postgresql:///b?password=x'", r"password=\*\*\*': .*password_file"),
         ("[log]\ndatabase = 'birds.db'", r"sqlite:///birds\.db"),
         ("clips = 3", "it must be a section"),
         ("[station", "not valid TOML"),
@@ -96,8 +101,28 @@ def test_the_password_comes_from_a_file_or_the_environment(tmp_path: Path) -> No
     settings = config.MqttSettings(password_file=str(secret))
     assert config.read_password(settings, {}) == "s3cret"
     assert config.read_password(settings, {"FIELDSTATION_MQTT_PASSWORD": "other"}) == "other"
-    with pytest.raises(ConfigError, match=r"password_file.*No such file"):
+    with pytest.raises(ConfigError, match=r"password_file is '/.*/none': No such file"):
         config.read_password(config.MqttSettings(password_file=str(tmp_path / "none")), {})
+    secret.write_text("\n")
+    with pytest.raises(ConfigError, match="the file is empty"):
+        config.read_log_password(config.LogSettings(password_file=str(secret)), {})
+
+
+def test_a_password_in_the_place_of_its_file_is_not_shown() -> None:
+    """A usual mistake, and the journal is read by others."""
+    with pytest.raises(ConfigError, match=r"password_file is a bare name.*No such file") as refusal:
+        config.read_password(config.MqttSettings(password_file="hunter2"), {})
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_bare_name_is_a_credential_of_systemd_where_there_is_one(tmp_path: Path) -> None:
+    """LoadCredential= puts it there; a path, or a name that is no credential, stays itself."""
+    (tmp_path / "hub-password").write_text("s3cret")
+    told = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    settings = config.MqttSettings(password_file="hub-password")
+    assert config.read_password(settings, told) == "s3cret"
+    assert config.secret_path("/etc/hub-password", told) == "/etc/hub-password"
+    assert config.secret_path("other", told) == "other"
 
 
 def test_the_state_folder_is_the_first_that_is_told(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fieldstation.commands.context import Context
-from fieldstation.config import read_password
 
 if TYPE_CHECKING:
     from fieldstation.mqtt.connection import Access
+
+GIVEN = ("password_file", "ca_file", "certificate_file", "key_file")
 
 
 def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,8 @@ def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--password-file", metavar="FILE", help="or FIELDSTATION_MQTT_PASSWORD")
     group.add_argument("--ca-file", metavar="FILE", help="certificate authority of mqtts://")
+    group.add_argument("--certificate-file", metavar="FILE", help="our own, if the broker wants it")
+    group.add_argument("--key-file", metavar="FILE", help="its key, unless in the same file")
 
 
 def access_of(args: argparse.Namespace, context: Context) -> Access:
@@ -31,17 +34,9 @@ def access_of(args: argparse.Namespace, context: Context) -> Access:
     Raises:
         MendableError: no such broker, or its password cannot be read.
     """
+    from fieldstation.access import access_to
     from fieldstation.mqtt.broker import read_access
-    from fieldstation.mqtt.connection import Access, BrokerUrl
 
-    mqtt = replace(
-        context.settings.mqtt,
-        url=args.broker or context.settings.mqtt.url,
-        password_file=args.password_file or context.settings.mqtt.password_file,
-        ca_file=args.ca_file or context.settings.mqtt.ca_file,
-    )
-    if mqtt.url == "embedded":
-        return read_access(context.state.broker)
-    url = BrokerUrl.parse(mqtt.url)
-    url = replace(url, username=url.username or mqtt.username or None)
-    return Access(url, read_password(mqtt), mqtt.ca_file)
+    given = {name: value for name in GIVEN if (value := getattr(args, name))}
+    mqtt = replace(context.settings.mqtt, **given, url=args.broker or context.settings.mqtt.url)
+    return read_access(context.state.broker) if mqtt.url == "embedded" else access_to(mqtt)

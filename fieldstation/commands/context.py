@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,7 +61,18 @@ def load_context(args: argparse.Namespace, say: bool = True) -> Context:
     path = config.find_config(args.config, folder)
     if say:
         print(f"state {folder}{f', settings {path}' if path else ''}", file=sys.stderr)
-    return Context(config.load(path), State(folder), path)
+    settings = config.load(path)
+    _hand_over_password(settings)
+    return Context(settings, State(folder), path)
+
+
+def _hand_over_password(settings: Settings) -> None:
+    """Give the database's password to its driver the way that keeps it out of every url and text.
+
+    libpq reads PGPASSWORD; so do the processes that we start.
+    """
+    if secret := config.read_log_password(settings.log):
+        os.environ["PGPASSWORD"] = secret
 
 
 def with_database(context: Context, url: str | None) -> Context:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from fieldstation.commands.broker_access import access_of, add_broker_arguments
 from fieldstation.commands.context import add_context_arguments, load_context, with_database
+from fieldstation.errors import redacted
 from fieldstation.state import State
 
 EXAMPLES = """  fieldstation log --broker mqtt://hub.local --database sqlite:////srv/birds.db
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         )
         supervisor = Supervisor(clock, notifier)
         supervisor.take_signals()
-        print(f"broker  {access.url}\nlog     {replace(context, state=state).log_url()}")
+        print(f"broker  {access.url}\nlog     {redacted(replace(context, state=state).log_url())}")
         print(f'id      {key}   (stations that trust it: [mqtt] trust = "{key}")', flush=True)
         stage = supervisor.start("logger", logger)
         notifier.ready()

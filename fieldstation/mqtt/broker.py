@@ -46,6 +46,8 @@ N_TRIES = 3
 """Ports tried: between choosing a free one and listening on it somebody else may take it"""
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
+OURS_ALONE = ("NOTIFY_SOCKET", "FIELDSTATION_MQTT_PASSWORD", "PGPASSWORD")
+"""A child with the first would tell READY in our place"""
 
 CONFIG = """\
 listener {port} {host}
@@ -356,8 +358,8 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def _environment() -> dict[str, str]:
-    """Return our environment without systemd's socket: it would tell READY in our place."""
-    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    """Return our environment without what is ours alone: systemd's socket, and passwords."""
+    return {name: value for name, value in os.environ.items() if name not in OURS_ALONE}
 
 
 def _user_line() -> str:

@@ -9,6 +9,7 @@ What arrives is handed to a `Listener`, whose methods run in that thread and onl
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -26,7 +27,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from fieldstation.errors import MendableError
+from fieldstation.errors import MendableError, redacted
 from fieldstation.mqtt.backoff import Backoff
 from fieldstation.records import Message
 
@@ -43,6 +44,23 @@ N_SHORT_LIVES = 3
 """Connections lost soon after they came up, in a row, before we suspect a second client"""
 TAKEN_OVER = "does another client have our id, that is, does a copy of this state folder run?"
 REFUSED_CREDENTIALS = ("Bad user name or password", "Not authorized")
+REFUSED_CERTIFICATES = {
+    "CERTIFICATE_EXPIRED": "our certificate has expired: renew mqtt.certificate_file",
+    "CERTIFICATE_REQUIRED": "it wants to see one: set mqtt.certificate_file and mqtt.key_file",
+    "CERTIFICATE_REVOKED": "our certificate is revoked: get a new mqtt.certificate_file",
+    "UNKNOWN_CA": "another authority signed ours: get mqtt.certificate_file from the broker's",
+}
+"""What a broker answers in TLS (RFC 8446, 6.2), by the last words of OpenSSL's name for it"""
+CERTIFICATE_FAULTS = {
+    9: "is not valid yet: set this machine's clock, or the one that made it",
+    10: "has expired: renew it at the broker, or set this machine's clock",
+    18: "is signed by itself: name it, or the authority, in mqtt.ca_file",
+    19: "is signed by an authority that is not in mqtt.ca_file",
+    20: "is signed by an authority that is not in mqtt.ca_file",
+    62: "is for another name: write mqtt.url with a name that stands in it",
+    64: "is for another address: write mqtt.url with a name or address that stands in it",
+}
+"""By the number of openssl/x509_vfy.h"""
 
 Ticket = tuple[int, int]
 """Names one publish: number of the connection, packet id"""
@@ -68,16 +86,20 @@ class BrokerUrl:
         Raises:
             BrokerError: it is none of these, or holds a password.
         """
+        shown = redacted(text)
         try:
             parts = urlsplit(text)
             port = parts.port
             host = (parts.hostname or "").encode("idna").decode()
-        except ValueError as error:
-            raise BrokerError(f"mqtt.url is {text!r}: {error}: mqtt://host:1883") from error
+        except ValueError:
+            # The cause's own text may quote a password that was taken for a port.
+            raise BrokerError(
+                f"mqtt.url is {shown!r}, in which host or port cannot be read: mqtt://host:1883"
+            ) from None
         if parts.password is not None:
             raise BrokerError("mqtt.url holds a password: move it to the file mqtt.password_file")
         if parts.scheme not in ("mqtt", "mqtts") or not host or parts.path.strip("/"):
-            raise BrokerError(f"mqtt.url is {text!r}; mqtt://host:1883 or mqtts://host:8883")
+            raise BrokerError(f"mqtt.url is {shown!r}; mqtt://host:1883 or mqtts://host:8883")
         tls = parts.scheme == "mqtts"
         return cls(host, port or (TLS_PORT if tls else PORT), tls, parts.username or None)
 
@@ -107,17 +129,34 @@ class Access:
         """
         if not self.url.tls:
             return None
+        for name in ("ca_file", "certificate_file", "key_file"):
+            if path := getattr(self, name):
+                _check_readable(f"mqtt.{name}", path)
         try:
             context = ssl.create_default_context(cafile=self.ca_file or None)
-            if self.certificate_file:
-                context.load_cert_chain(self.certificate_file, self.key_file or None)
-        except OSError as error:  # ssl.SSLError is one
-            files = ", ".join(filter(None, (self.ca_file, self.certificate_file, self.key_file)))
+        except ssl.SSLError as error:
             raise BrokerError(
-                f"mqtt certificates ({files}): {error.strerror or error}: name PEM files that "
-                "this user may read"
+                f"mqtt.ca_file is {self.ca_file!r}: it holds no certificate: name a PEM file"
             ) from error
+        if self.certificate_file:
+            self._load_own(context)
         return context
+
+    def _load_own(self, context: ssl.SSLContext) -> None:
+        try:
+            # Without a function for the passphrase, OpenSSL would wait for one at the terminal.
+            context.load_cert_chain(self.certificate_file, self.key_file or None, lambda: "")
+        except ssl.SSLError as error:
+            key = f"mqtt.key_file {self.key_file!r}" if self.key_file else "the key in it"
+            wrong = (
+                f"{key} belongs to another certificate"
+                if error.reason == "KEY_VALUES_MISMATCH"
+                else f"it, or {key}, is no PEM file, or wants a passphrase"
+            )
+            raise BrokerError(
+                f"mqtt.certificate_file is {self.certificate_file!r}: {wrong}: name a certificate "
+                "and its key, without a passphrase"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +426,8 @@ class _Life:
         if will := self._session.will:
             client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.on_socket_open = _send_at_once
+        if tls is not None:
+            client.on_log = self._on_log
         # Any function here makes paho leave all writing to the thread that calls `loop`; without
         # one, `publish` and `ack` would write to the socket from their callers' threads.
         client.on_socket_register_write = _nothing_to_do
@@ -432,12 +473,19 @@ class _Life:
     def _end(self, reason: str) -> None:
         self._ended = self._ended or reason
 
+    def _on_log(self, _client: mqtt.Client, _data: Any, level: int, text: str) -> None:
+        """Take note of why TLS ended: with TLS 1.3 a refusal comes after the handshake."""
+        alert = re.search(r"SSL: \w*ALERT_(\w+)\]", text) if level == mqtt.MQTT_LOG_ERR else None
+        if alert:
+            self._end(_certificate_refused(alert[1]))
+
     def _on_connect(
         self, _client: mqtt.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:
             self._end(self._refusal(str(reason)))
             return
+        self._client.on_log = None  # paho would put every message into words for it
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
         self._subscribe()
         self.up = self.was_up = True
@@ -507,7 +555,29 @@ def _nothing_to_do(_client: mqtt.Client, _data: Any, _socket: Any) -> None:
 
 def _in_words(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate: {error.verify_message}: check mqtt.ca_file and the host name"
+        told = error.verify_message
+        mend = CERTIFICATE_FAULTS.get(error.verify_code, "cannot be used: see mqtt.ca_file")
+        return f"its certificate {mend} ({told})"
+    if isinstance(error, ssl.SSLError):
+        _, alert, name = (error.reason or "").rpartition("ALERT_")
+        return _certificate_refused(name) if alert else f"no TLS with it: {error.reason or error}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return error.strerror or str(error)
+
+
+def _certificate_refused(alert: str) -> str:
+    """Return a broker's alert in words, where it is about our certificate."""
+    mend = REFUSED_CERTIFICATES.get(alert)
+    said = alert.replace("_", " ").lower()
+    return f"the broker refuses our certificate: {mend}" if mend else f"the broker ends TLS: {said}"
+
+
+def _check_readable(setting: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        raise BrokerError(
+            f"{setting} is {path!r}: {error.strerror}: name a PEM file that this user may read"
+        ) from error

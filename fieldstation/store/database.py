@@ -6,7 +6,6 @@ a retry can do something about it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
+from fieldstation.errors import redacted
 from fieldstation.store import sqlite
 from fieldstation.store.errors import StoreError, translated
 
@@ -112,22 +112,22 @@ def file_of(text: str) -> Path | None:
     if url.drivername in POSTGRES_NAMES:
         return None
     if not url.database or url.database == ":memory:":
-        raise StoreError(f"{text} is a database in memory; name a file: sqlite:////path/log.db")
+        raise StoreError(f"{redacted(text)} is a database in memory; name a file: sqlite:////path/log.db")
     return Path(url.database)
 
 
 def _parse(text: str) -> URL:
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError) as error:
-        shown = re.sub(r":[^:@]*@", ":***@", text)
+    except (ArgumentError, ValueError):  # whose text may quote a password
         raise StoreError(
-            f"{shown!r} is no database url: sqlite:////path/log.db or postgresql://user@host/name"
-        ) from error
+            f"{redacted(text)!r} is no database url: sqlite:////path/log.db or "
+            "postgresql://user@host/name"
+        ) from None
     if url.drivername not in (*POSTGRES_NAMES, "sqlite", "sqlite+pysqlite"):
         raise StoreError(f"{_shown(url)}: {url.drivername} is unknown: use sqlite or postgresql")
     return url
 
 
 def _shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
+    return redacted(url.render_as_string(hide_password=True))
