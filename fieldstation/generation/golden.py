@@ -63,7 +63,9 @@ def load_generator_golden(bundle: Bundle) -> GeneratorGolden:
                 f"{path}: {name} is {list(array.shape)}, or not finite; must be {list(shape)} "
                 "with at least one picture: fetch it again"
             )
-    return GeneratorGolden(**{**arrays, "picture_seed": int(arrays["picture_seed"])})
+    floats = {name: arrays[name] for name in names}
+    seed = int(arrays["picture_seed"])
+    return GeneratorGolden(**floats, picture_seed=seed, picture=arrays["picture"])
 
 
 def save_generator_golden(folder: Path, golden: GeneratorGolden) -> None:
