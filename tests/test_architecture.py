@@ -36,9 +36,10 @@ ALLOWED: dict[str, set[str]] = {
     "store": FOUNDATION,
     "mqtt": FOUNDATION,
     "mqtt/messages": FOUNDATION,
-    "analysis": FOUNDATION | {"bundle"},
+    "onnx_session": FOUNDATION | {"bundle"},
+    "analysis": FOUNDATION | {"bundle", "onnx_session"},
     "clips": FOUNDATION,
-    "generation": FOUNDATION | {"bundle", "generator_card"},
+    "generation": FOUNDATION | {"bundle", "generator_card", "onnx_session"},
     "station": FOUNDATION
     | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},
 }

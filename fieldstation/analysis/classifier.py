@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +12,13 @@ from numpy.typing import NDArray
 
 from fieldstation.bundle import Bundle, BundleError, load_golden
 from fieldstation.clock import format_instant
-from fieldstation.errors import MendableError
+from fieldstation.onnx_session import CPU, fits, one_line, open_session, runtime_errors
 from fieldstation.records import Prediction, Window
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
 EMBEDDING = 512
 """What an embedding must hold: four tokens of 128 that condition the generator"""
 
 Floats = NDArray[np.float32]
-
-
-class ProviderMissing(MendableError):
-    """Nothing is installed that can run the encoder as asked."""
 
 
 class Classifier:
@@ -45,14 +37,8 @@ class Classifier:
             ProviderMissing: onnxruntime is not installed, or CUDA was asked for and does not run.
             BundleError: the graph is damaged or is not what the bundle says.
         """
-        runtime = _import_runtime()
         self._bundle = bundle
-        self._session = _open(runtime, bundle.encoder_path, provider, n_threads)
-        if provider == "cuda" and self.provider != CUDA:
-            raise ProviderMissing(
-                "model.provider is 'cuda', but onnxruntime could not start CUDA: see its message "
-                'above, mend driver or CUDA libraries, or set model.provider = "auto"'
-            )
+        self._session = open_session(bundle.encoder_path, provider, n_threads)
         self._one_by_one = _check_input(bundle, self._session.get_inputs())
         _check_outputs(bundle, self._session.get_outputs())
         names = bundle.outputs
@@ -134,7 +120,7 @@ def read_ends(path: Path) -> GraphEnds:
         ProviderMissing: onnxruntime is not installed.
         BundleError: the graph is damaged.
     """
-    session = _open(_import_runtime(), path, "cpu", n_threads=1)
+    session = open_session(path, "cpu", n_threads=1)
     return GraphEnds(
         {node.name: node.shape for node in session.get_inputs()},
         {node.name: node.shape for node in session.get_outputs()},
@@ -168,9 +154,9 @@ def rehearse(classifier: Classifier, waveforms: Floats) -> Floats:
     """
     try:
         logits, _ = classifier.run(waveforms)
-    except _runtime_errors(_import_runtime()) as error:
+    except runtime_errors() as error:
         raise BundleError(
-            f"{classifier.path} fails on its golden input: {_one_line(error)}: fetch it again"
+            f"{classifier.path} fails on its golden input: {one_line(error)}: fetch it again"
         ) from error
     if not np.isfinite(logits).all():
         raise BundleError(f"{classifier.path} gives logits that are not finite: fetch it again")
@@ -196,65 +182,6 @@ def activate(logits: Floats, bundle: Bundle) -> Floats:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def _import_runtime() -> Any:
-    """Import onnxruntime when it is first needed: `--help` need not pay for it."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ProviderMissing(
-            f"onnxruntime cannot be imported ({error}): install exactly one of "
-            "fieldstation[cpu] and fieldstation[gpu]"
-        ) from error
-    return onnxruntime
-
-
-def _open(runtime: Any, path: Path, provider: str, n_threads: int) -> Any:
-    try:
-        return runtime.InferenceSession(
-            path,
-            sess_options=_options(runtime, n_threads),
-            providers=_providers(provider, runtime),
-        )
-    except _runtime_errors(runtime) as error:
-        raise BundleError(f"{path} cannot be opened: {_one_line(error)}: fetch it again") from error
-
-
-def _providers(provider: str, runtime: Any) -> list[Any]:
-    """Return what to ask onnxruntime for, best first."""
-    available = runtime.get_available_providers()
-    if provider == "cuda" and CUDA not in available:
-        raise ProviderMissing(
-            "model.provider is 'cuda', but the installed onnxruntime has no CUDA: uninstall "
-            'onnxruntime and install fieldstation[gpu], or set model.provider = "auto"'
-        )
-    if provider == "cpu" or CUDA not in available:
-        return [CPU]
-    with contextlib.redirect_stdout(sys.stderr):  # it prints what it lacks
-        runtime.preload_dlls()  # finds CUDA in the nvidia-… wheels, which no search path holds
-    # TF32 keeps 10 bits of mantissa, which costs the mel front end 3.7 dB in the noise floor.
-    return [(CUDA, {"use_tf32": 0}), CPU]
-
-
-def _options(runtime: Any, n_threads: int) -> Any:
-    """Return session options for a process that mostly waits."""
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = n_threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-    # Spinning threads answer microseconds sooner and burn a core between windows.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors: warnings on a graph are for who exported it
-    return options
-
-
-def _runtime_errors(runtime: Any) -> tuple[type[Exception], ...]:
-    """Return onnxruntime's exceptions, which have no base of their own."""
-    state = runtime.capi.onnxruntime_pybind11_state
-    kinds = (kind for kind in vars(state).values() if isinstance(kind, type))
-    return tuple(kind for kind in kinds if issubclass(kind, Exception))
-
-
 def _check_input(bundle: Bundle, inputs: Sequence[Any]) -> bool:
     """Check the graph's one input; return whether it takes a batch of one only."""
     where = bundle.encoder_path
@@ -267,7 +194,7 @@ def _check_input(bundle: Bundle, inputs: Sequence[Any]) -> bool:
     (node,) = inputs
     if node.type != "tensor(float)":
         raise BundleError(f"{where}: input {node.name} is {node.type}; must be tensor(float)")
-    if not _fits(node.shape, (None, bundle.samples_per_window)):
+    if not fits(node.shape, (None, bundle.samples_per_window)):
         raise BundleError(
             f"{where}: input {node.name} is {node.shape}; the bundle says [batch, "
             f"{bundle.samples_per_window}]: correct samples_per_window or the graph"
@@ -294,7 +221,7 @@ def _check_outputs(bundle: Bundle, outputs: Sequence[Any]) -> None:
                 f"{bundle.encoder_path} has the outputs {', '.join(shapes)}; the bundle's "
                 f"{role} is {name!r}: correct outputs in bundle.json"
             )
-        if width is not None and not _fits(shapes[name], (None, width)):
+        if width is not None and not fits(shapes[name], (None, width)):
             raise BundleError(
                 f"{bundle.encoder_path}: {role} is {shapes[name]}; must be [batch, {width}]"
             )
@@ -308,14 +235,6 @@ def _check_shape(bundle: Bundle, role: str, array: Floats, shape: tuple[int, int
         )
 
 
-def _fits(shape: Sequence[Any], expected: Sequence[int | None]) -> bool:
-    """Return whether a graph's shape can be the expected one; open dimensions are not numbers."""
-    return len(shape) == len(expected) and all(
-        want is None or not isinstance(have, int) or have == want
-        for have, want in zip(shape, expected, strict=True)
-    )
-
-
 def _check_window(window: Window, n: int) -> None:
     if window.samples.shape != (n,):
         raise ValueError(f"{_name(window)} has {window.samples.shape} samples; must be ({n},)")
@@ -326,8 +245,3 @@ def _check_window(window: Window, n: int) -> None:
 def _name(window: Window) -> str:
     origin = f" of {window.file.path}" if window.file else ""
     return f"the window at {format_instant(window.started_at)}{origin}"
-
-
-def _one_line(error: Exception) -> str:
-    """Return onnxruntime's message without its code and in one line."""
-    return " ".join(str(error).split(" : ")[-1].split())

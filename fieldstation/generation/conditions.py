@@ -43,7 +43,7 @@ class Conditions:
     def of_embeddings(self, embeddings: ArrayLike) -> Floats:
         """Return standardised embeddings, float32 [n, 512], clipped to ±5."""
         raw = np.asarray(embeddings, np.float32).reshape(-1, CONDITION)
-        return np.clip((raw - self.mean) / self.scale, -LIMIT, LIMIT).astype(np.float32)
+        return np.asarray(np.clip((raw - self.mean) / self.scale, -LIMIT, LIMIT), np.float32)
 
     def of_species(self, scientific_names: Sequence[str]) -> Floats:
         """Return the learnt vectors of species, float32 [n, 512].

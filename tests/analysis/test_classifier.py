@@ -16,15 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fieldstation.analysis.classifier import (
-    CPU,
-    CUDA,
-    Classifier,
-    ProviderMissing,
-    activate,
-    check_golden,
-)
+from fieldstation.analysis.classifier import Classifier, activate, check_golden
 from fieldstation.bundle import Bundle, BundleError, Outputs, hash_file, load_bundle
+from fieldstation.onnx_session import CPU, CUDA, ProviderMissing
 from fieldstation.records import FileOrigin, Window
 from tests.onnx_models import make_tone_bundle, tone
 
