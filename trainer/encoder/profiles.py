@@ -100,7 +100,7 @@ PROFILES = {
             n_per_epoch=6_400,
             augmentation=Augmentation(),
             class_power=0.5,
-            embedding_weight=0.5,
+            embedding_weight=3.0,
         ),
         epochs=40,
         batch_size=64,

@@ -163,8 +163,9 @@ def close_epoch(training: Training, progress: Progress) -> None:
     line = {
         "epoch": progress.epoch + 1,
         "loss": progress.loss / progress.step,
-        **training.judge(training.outcome),
     }
+    if is_judged(progress.epoch + 1, training.n_epochs):
+        line |= training.judge(training.outcome)
     progress.seconds += time.monotonic() - started_at
     line["seconds"] = round(progress.seconds, 1)
     progress.history.append(line)
@@ -172,6 +173,11 @@ def close_epoch(training: Training, progress: Progress) -> None:
         file.write(json.dumps(line) + "\n")
     progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
     save_checkpoint(training, progress)
+
+
+def is_judged(epoch: int, n_epochs: int) -> bool:
+    """Return whether an epoch is judged: of a long training one in ten or so, and the last."""
+    return epoch == n_epochs or epoch % max(1, n_epochs // 12) == 0
 
 
 def save_checkpoint(training: Training, progress: Progress) -> None:
