@@ -213,6 +213,59 @@ class Quarantined:
     reason: str
 
 
+class JobState(StrEnum):
+    """What became of the wish for an event's picture."""
+
+    QUEUED = "queued"
+    CLAIMED = "claimed"
+    """A worker paints it, until its lease ends"""
+    DONE = "done"
+    PARKED = "parked"
+    """It cannot be painted; a person may ask again"""
+    DROPPED = "dropped"
+    """It gave way to others: the queue is bounded"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An event that a worker has claimed, with what its picture is painted from and tells."""
+
+    id: int
+    event_id: str
+    station: str
+    started_at: int
+    timezone: str
+    scientific_name: str
+    common_name: str
+    probability: float
+    encoder_id: str
+    embedding: bytes | None
+    """float16 little-endian [512]; None: the species alone is painted"""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture of an event; event, generator and seed name it."""
+
+    event_id: str
+    station: str
+    generator_id: str
+    seed: int
+    is_of_call: bool
+    """Painted from the call's embedding; else from the species alone"""
+    file: str | None
+    """Below the folder of pictures; None once it was removed"""
+    width: int
+    height: int
+    n_bytes: int
+    sha256: str
+    made_at: int
+    paint_ms: float | None = None
+    """Its share of the batch it was painted in; None where somebody else painted it"""
+    provider: str | None = None
+    """What ran the generator"""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a station stands."""

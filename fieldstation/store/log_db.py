@@ -16,7 +16,9 @@ from sqlalchemy import Connection, Row, select
 from fieldstation.clock import Clock, SystemClock, local
 from fieldstation.records import Detection, Interval, Quarantined
 from fieldstation.store.database import Database, open_url
+from fieldstation.store.embeddings import keep_embeddings
 from fieldstation.store.fit import misfit, misfit_detection, misfit_values
+from fieldstation.store.job_maker import JobMaker
 from fieldstation.store.log_tables import (
     COUNTERS,
     COVERAGE,
@@ -50,7 +52,8 @@ CONTENT = (
 """What was heard. The rest is circumstance (a file replayed from another folder, by a new outbox,
 with names in another language) and makes no conflict."""
 CLOCK = SystemClock()
-DETECTION_FIELDS = tuple(field.name for field in fields(Detection))
+DETECTION_FIELDS = tuple(f.name for f in fields(Detection) if f.name != "embedding")
+"""The embedding stands in a table of its own"""
 
 Values = dict[str, Any]
 
@@ -78,6 +81,7 @@ class LogStore:
         readonly: bool = False,
         quarantine_limit: int = QUARANTINE_LIMIT,
         clock: Clock = CLOCK,
+        maker: JobMaker | None = None,
     ) -> None:
         """Open the database, making or upgrading its tables where needed.
 
@@ -87,6 +91,7 @@ class LogStore:
             readonly: open also where nothing may be written.
             quarantine_limit: newest messages kept there.
             clock: dates what is put there.
+            maker: makes the jobs of what is new; None: no pictures.
 
         Raises:
             NewerDatabase: a newer fieldstation made it.
@@ -95,6 +100,7 @@ class LogStore:
         self.database: Database = open_url(url, timeout_s=timeout_s, readonly=readonly)
         self._quarantine_limit = quarantine_limit
         self._clock = clock
+        self._maker = maker
         bring_up_to_date(self.database, SCHEMA)
 
     def record(self, detections: Sequence[Detection], received_at: int) -> list[Outcome]:
@@ -114,6 +120,9 @@ class LogStore:
             new = _insert_first(connection, rows)
             conflicts = _compare(connection, {i: r for i, r in rows.items() if i not in new})
             _count_days(connection, [rows[index] for index in sorted(new)])
+            keep_embeddings(connection, [detections[index] for index in sorted(new)], received_at)
+            if self._maker:
+                self._maker.make(connection, [detections[i] for i in sorted(new)], received_at)
             for index in rows:
                 outcomes[index] = Outcome.CONFLICT if index in conflicts else Outcome.SAME
             for index in new:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Double,
     Index,
@@ -12,6 +13,8 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
+    text,
 )
 
 from fieldstation.store.schema import Schema
@@ -40,7 +43,6 @@ DETECTIONS = Table(
     Column("place", Text),
     Column("clip", Text),
     Column("source", Text),
-    Column("embedding", LargeBinary),
     Column("received_at", BigInteger, nullable=False),
     Index("detections_started_at", "started_at"),
     Index("detections_species", "scientific_name", "started_at"),
@@ -106,4 +108,66 @@ REPLAYS = Table(
     Column("finished_at", BigInteger, nullable=False),
 )
 
-SCHEMA = Schema("log", 2, METADATA)
+EMBEDDINGS = Table(
+    "embeddings",
+    METADATA,
+    Column("event_id", Text, primary_key=True),
+    Column("embedding", LargeBinary, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Index("embeddings_received_at", "received_at"),
+)
+
+JOBS = Table(
+    "jobs",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("event_id", Text, nullable=False, unique=True),
+    Column("station", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("local_date", Text, nullable=False),
+    Column("scientific_name", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("n_failures", Integer, nullable=False),
+    Column("n_deaths", Integer, nullable=False),
+    Column("worker", Text),
+    Column("lease_ends_at", BigInteger),
+    Column("reason", Text),
+    Column("made_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Index("jobs_state", "state", "priority"),
+    Index("jobs_day", "station", "local_date", "scientific_name"),
+    Index("jobs_station", "station", "started_at"),
+    sqlite_autoincrement=True,
+)
+
+IMAGES = Table(
+    "images",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("station", Text, nullable=False),
+    Column("generator_id", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("is_of_call", Boolean, nullable=False),
+    Column("file", Text),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("n_bytes", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("paint_ms", Double),
+    Column("provider", Text),
+    Column("published_at", BigInteger),
+    UniqueConstraint("event_id", "generator_id", "seed", name="images_identity"),
+    Index("images_made_at", "made_at"),
+    Index(
+        "images_unpublished",
+        "id",
+        sqlite_where=text("published_at IS NULL"),
+        postgresql_where=text("published_at IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+SCHEMA = Schema("log", 3, METADATA)

@@ -14,6 +14,7 @@ from fieldstation.records import (
     Event,
     FileOrigin,
     Hearing,
+    Image,
     Interval,
     Label,
     Message,
@@ -54,8 +55,24 @@ _DETECTION = Detection(
     place="hedge",
     clip="00000000-0000-0000-0000-000000000001.flac",
     source="hw:1",
-    embedding=b"\x00\x3c" * 512,
 )
+_IMAGE = Image(
+    event_id=str(UUID(int=1)),
+    station="garden",
+    generator_id="fedcba9876543210",
+    seed=7,
+    is_of_call=True,
+    file="2026-05-01/a.png",
+    width=64,
+    height=64,
+    n_bytes=9_000,
+    sha256="ab" * 32,
+    made_at=DAWN + 5_000_000,
+    paint_ms=400.0,
+    provider="CPUExecutionProvider",
+)
+EMBEDDING = b"\x00\x3c" * 512
+"""Five hundred and twelve ones"""
 
 
 def event(number: int = 1, **changes: Any) -> Event:
@@ -66,6 +83,11 @@ def event(number: int = 1, **changes: Any) -> Event:
 def detection(number: int = 1, **changes: Any) -> Detection:
     """Return a detection whose id is `number`."""
     return replace(_DETECTION, event_id=str(UUID(int=number)), **changes)
+
+
+def image(number: int = 1, **changes: Any) -> Image:
+    """Return a picture of the event whose id is `number`."""
+    return replace(_IMAGE, event_id=str(UUID(int=number)), **changes)
 
 
 def message(sequence: int) -> Message:

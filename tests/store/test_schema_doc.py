@@ -12,10 +12,12 @@ from sqlalchemy import MetaData, inspect, text
 from fieldstation.records import ClipState, Hearing, Quarantined
 from fieldstation.store import log_tables, station_tables
 from fieldstation.store.database import Database
+from fieldstation.store.job_maker import JobMaker, JobPolicy
+from fieldstation.store.jobs import Jobs
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.station_db import StationStore
 from tests.fakes import FakeClock
-from tests.store.examples import DAWN, MINUTE, detection, event, interval, message
+from tests.store.examples import DAWN, MINUTE, detection, event, image, interval, message
 
 PAGE = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
 LOG_PAGE, STATION_PAGE = PAGE.split("\n## station.db\n")
@@ -69,6 +71,10 @@ LOG_ANSWERS: dict[str, list[tuple[Any, ...]]] = {
         ("pond", 86_397.0, 86_397.0),
     ],
     "Where a clip exists, to listen to the doubtful ones first": [("Great Tit", 0.55, CLIP)],
+    "The newest pictures, with who was heard": [
+        ("2026-05-01", "06:12:07", "Great Tit", 0.875, "2026-05-01/picture.png")
+    ],
+    "What cannot be painted, and why": [("Cyanistes caeruleus", "no blue left", 1)],
     "What did not fit, and why": [("fieldstation/pond/detection", "no JSON", 1, 1)],
 }
 STATION_ANSWERS: dict[str, list[tuple[Any, ...]]] = {
@@ -124,7 +130,19 @@ def small_log(log: LogStore) -> LogStore:
     log.record_coverage("garden", "k1", [interval(DAWN, 7200.0), lost])
     log.record_coverage("pond", "k2", [interval(DAWN, 1800.0)])
     log.quarantine(Quarantined(DAWN, "fieldstation/pond/detection", b"{", "no JSON"))
+    paint(log)
     return log
+
+
+def paint(log: LogStore) -> None:
+    """Let one event have its picture, and another be parked."""
+    heard = [detection(1), detection(3, started_at=DAWN + DAY, **BLUE_TIT)]
+    with log.database.write() as connection:
+        JobMaker(JobPolicy()).make(connection, heard, DAWN)
+    jobs = Jobs(lambda: log.database, lambda: DAWN)
+    tit, blue_tit = jobs.claim("worker", 2)
+    jobs.finish(tit, "worker", image(1, file="2026-05-01/picture.png"))
+    jobs.fail(blue_tit, "worker", "no blue left", for_good=True)
 
 
 def test_every_query_has_its_answer() -> None:

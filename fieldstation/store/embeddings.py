@@ -1,0 +1,34 @@
+"""What the encoder said of a call, kept beside the log's rows for as long as it may be painted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from fieldstation.records import Detection
+from fieldstation.store.database import Database
+from fieldstation.store.log_tables import EMBEDDINGS
+from fieldstation.store.upsert import insert
+
+
+def keep_embeddings(
+    connection: Connection, detections: Sequence[Detection], received_at: int
+) -> None:
+    """Write the embeddings of new detections, of those that have one."""
+    rows = [
+        {"event_id": d.event_id, "embedding": d.embedding, "received_at": received_at}
+        for d in detections
+        if d.embedding
+    ]
+    if rows:
+        statement = insert(connection, EMBEDDINGS)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["event_id"]), rows)
+
+
+def embedding_of(database: Database, event_id: str) -> bytes | None:
+    """Return an event's embedding, float16 little-endian; None where it is not, or not any more."""
+    wanted = select(EMBEDDINGS.c.embedding).where(EMBEDDINGS.c.event_id == event_id)
+    with database.read() as connection:
+        found = connection.execute(wanted).scalar()
+    return None if found is None else bytes(found)

@@ -1,0 +1,253 @@
+"""The queue of pictures: claimed with a lease, done, failed, given back; on both databases.
+
+A claim counts before anything is painted, so that a worker which dies tells by its silence:
+`n_deaths` is how many claims of a job ended without a word. After the first, the job is claimed
+alone, since nobody knows whose fault it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Update, case, func, or_, select, update
+
+from fieldstation.clock import US_PER_S
+from fieldstation.records import Image, Job, JobState
+from fieldstation.store.database import Database
+from fieldstation.store.images import record_image
+from fieldstation.store.job_maker import DROPPED
+from fieldstation.store.log_tables import COUNTERS, DETECTIONS, EMBEDDINGS, IMAGES, JOBS
+
+LEASE_S = 900.0
+"""A batch takes seconds. Who vanished with another machine is waited for that long"""
+MOST_FAILURES = 3
+MOST_DEATHS = 1 + 20
+"""The first may have been another's fault; the others it died alone"""
+RECENT = 20
+"""Pictures of which the pace is told"""
+
+QUEUED, CLAIMED, DONE = JobState.QUEUED.value, JobState.CLAIMED.value, JobState.DONE.value
+PARKED = JobState.PARKED.value
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """For health and `check`."""
+
+    n_queued: int = 0
+    n_claimed: int = 0
+    n_parked: int = 0
+    n_dropped: int = 0
+    """Since the log was made"""
+    n_painted: int = 0
+    """Pictures that are there"""
+    n_unpublished: int = 0
+    ms_per_image: float | None = None
+    """Mean of the newest pictures that were painted here"""
+    provider: str | None = None
+    """What ran the generator last"""
+    reason: str = ""
+    """Why the newest parked job is parked"""
+
+    @property
+    def n_waiting(self) -> int:
+        """Return the jobs that a worker will end."""
+        return self.n_queued + self.n_claimed
+
+
+class Jobs:
+    """The queue, for a worker. Every method is one transaction and may raise StoreUnavailable."""
+
+    def __init__(self, database: Callable[[], Database], wall: Callable[[], int]) -> None:
+        """Say where the log is.
+
+        Args:
+            database: gives the open log, now or as soon as it answers.
+            wall: the instant now.
+        """
+        self._database = database
+        self._wall = wall
+
+    def claim(self, worker: str, n: int) -> list[Job]:
+        """Return at most `n` jobs that are this worker's for the time of a lease."""
+        now = self._wall()
+        with self._database().read() as connection:  # most often nothing waits: no lock for that
+            if connection.execute(select(JOBS.c.id).where(_is_due(now)).limit(1)).first() is None:
+                return []
+        with self._database().write() as connection:
+            _take_back(connection, (JOBS.c.lease_ends_at < now), now)
+            ids = _choose(connection, n)
+            _lease(connection, ids, worker, now)
+            return _read(connection, ids)
+
+    def take_over(self, worker: str) -> int:
+        """Take back the claims of a dead worker of this name; return how many it had."""
+        with self._database().write() as connection:
+            return _take_back(connection, JOBS.c.worker == worker, self._wall())
+
+    def finish(self, job: Job, worker: str, image: Image) -> bool:
+        """Record a job's picture and end the job; return whether the picture is a new one."""
+        now = self._wall()
+        with self._database().write() as connection:
+            is_new = record_image(connection, image)
+            _end(connection, job.event_id, now, JOBS.c.state == CLAIMED, JOBS.c.worker == worker)
+            return is_new
+
+    def fail(self, job: Job, worker: str, reason: str, for_good: bool = False) -> bool:
+        """Count an exception; return whether the job is parked now."""
+        now = self._wall()
+        n = JOBS.c.n_failures + 1
+        parks = (n >= MOST_FAILURES) if not for_good else (n > 0)
+        with self._database().write() as connection:
+            statement = _held(job, worker).values(
+                state=case((parks, PARKED), else_=QUEUED),
+                ended_at=case((parks, now), else_=None),
+                n_failures=n,
+                n_deaths=JOBS.c.n_deaths - 1,
+                reason=reason,
+                **_FREE,
+            )
+            state = connection.execute(statement.returning(JOBS.c.state)).scalar()
+        return state == PARKED
+
+    def give_back(self, jobs: Sequence[Job], worker: str) -> None:
+        """Let others have jobs that were claimed and not painted; nothing is counted."""
+        with self._database().write() as connection:
+            for job in jobs:
+                free = _held(job, worker).values(
+                    state=QUEUED, n_deaths=JOBS.c.n_deaths - 1, **_FREE
+                )
+                connection.execute(free)
+
+    def state(self) -> QueueState:
+        """Return how the queue is."""
+        with self._database().read() as connection:
+            return queue_state(connection)
+
+
+_FREE = {"worker": None, "lease_ends_at": None}
+
+
+def queue_state(connection: Connection) -> QueueState:
+    """Return how the queue is."""
+    by_state = select(JOBS.c.state, func.count().label("n")).group_by(JOBS.c.state)
+    undone = connection.execute(by_state.where(JOBS.c.state != DONE))
+    n: dict[str, int] = {row.state: row.n for row in undone}
+    dropped = select(COUNTERS.c.n).where(COUNTERS.c.name == DROPPED)
+    there = select(func.count()).where(IMAGES.c.file.is_not(None))
+    unpublished = there.where(IMAGES.c.published_at.is_(None))
+    parked = select(JOBS.c.reason).where(JOBS.c.state == PARKED)
+    ms_per_image, provider = _pace(connection)
+    return QueueState(
+        n_queued=n.get(QUEUED, 0),
+        n_claimed=n.get(CLAIMED, 0),
+        n_parked=n.get(PARKED, 0),
+        n_dropped=connection.execute(dropped).scalar() or 0,
+        n_painted=connection.execute(there).scalar_one(),
+        n_unpublished=connection.execute(unpublished).scalar_one(),
+        ms_per_image=ms_per_image,
+        provider=provider,
+        reason=connection.execute(parked.order_by(JOBS.c.ended_at.desc()).limit(1)).scalar() or "",
+    )
+
+
+def end_painted_elsewhere(connection: Connection, event_id: str, now: int) -> None:
+    """End a job whose picture somebody else has painted."""
+    _end(connection, event_id, now, JOBS.c.state == QUEUED)
+
+
+def _is_due(now: int) -> ColumnElement[bool]:
+    expired = (JOBS.c.state == CLAIMED) & (JOBS.c.lease_ends_at < now)
+    return or_(JOBS.c.state == QUEUED, expired)
+
+
+def _take_back(connection: Connection, whose: ColumnElement[bool], now: int) -> int:
+    """Queue claims whose worker is dead; park what has been its end too often."""
+    fatal = JOBS.c.n_deaths >= MOST_DEATHS
+    statement = (
+        update(JOBS)
+        .where(JOBS.c.state == CLAIMED, whose)
+        .values(
+            state=case((fatal, PARKED), else_=QUEUED),
+            ended_at=case((fatal, now), else_=None),
+            reason=case((fatal, f"its worker died {MOST_DEATHS} times"), else_="its worker died"),
+            **_FREE,
+        )
+    )
+    return connection.execute(statement).rowcount
+
+
+def _choose(connection: Connection, n: int) -> list[int]:
+    """Return the next jobs, locked: blameless ones first; what was a worker's end goes alone."""
+    order = JOBS.c.n_deaths, JOBS.c.n_failures, JOBS.c.priority.desc(), JOBS.c.id.desc()
+    waiting = select(JOBS.c.id, JOBS.c.n_deaths).where(JOBS.c.state == QUEUED)
+    rows = connection.execute(
+        waiting.order_by(*order).limit(n).with_for_update(skip_locked=True)
+    ).all()
+    if rows and rows[0].n_deaths > 0:
+        return [rows[0].id]
+    return [row.id for row in rows if row.n_deaths == 0]
+
+
+def _lease(connection: Connection, ids: list[int], worker: str, now: int) -> None:
+    connection.execute(
+        update(JOBS)
+        .where(JOBS.c.id.in_(ids))
+        .values(
+            state=CLAIMED,
+            worker=worker,
+            lease_ends_at=now + round(LEASE_S * US_PER_S),
+            n_deaths=JOBS.c.n_deaths + 1,
+        )
+    )
+
+
+def _read(connection: Connection, ids: list[int]) -> list[Job]:
+    """Return jobs with their events and embeddings, in the order of their ids."""
+    d = DETECTIONS.c
+    query = (
+        select(
+            JOBS.c.id,
+            d.event_id,
+            d.station,
+            d.started_at,
+            d.timezone,
+            d.scientific_name,
+            d.common_name,
+            d.probability,
+            d.encoder_id,
+            EMBEDDINGS.c.embedding,
+        )
+        .join(DETECTIONS, d.event_id == JOBS.c.event_id)
+        .join(EMBEDDINGS, EMBEDDINGS.c.event_id == JOBS.c.event_id, isouter=True)
+        .where(JOBS.c.id.in_(ids))
+        .order_by(JOBS.c.id)
+    )
+    return [Job(**row) for row in connection.execute(query).mappings()]
+
+
+def _held(job: Job, worker: str) -> Update:
+    """Return the update of a job that is still this worker's."""
+    return update(JOBS).where(JOBS.c.id == job.id, JOBS.c.state == CLAIMED, JOBS.c.worker == worker)
+
+
+def _end(connection: Connection, event_id: str, now: int, *conditions: ColumnElement[bool]) -> None:
+    done = update(JOBS).where(JOBS.c.event_id == event_id, *conditions)
+    connection.execute(
+        done.values(state=DONE, ended_at=now, reason=None, n_failures=0, n_deaths=0, **_FREE)
+    )
+
+
+def _pace(connection: Connection) -> tuple[float | None, str | None]:
+    """Return the mean milliseconds of the newest pictures painted here, and what ran them."""
+    newest = (
+        select(IMAGES.c.paint_ms, IMAGES.c.provider)
+        .where(IMAGES.c.paint_ms.is_not(None))
+        .order_by(IMAGES.c.id.desc())
+        .limit(RECENT)
+    )
+    rows = connection.execute(newest).all()
+    if not rows:
+        return None, None
+    return sum(row.paint_ms for row in rows) / len(rows), rows[0].provider
