@@ -6,11 +6,16 @@
 The graph measures the energy at each label's frequency in frames of 512 samples and compares the
 window's mean with that of a tone of amplitude 0.03: louder is the label, quieter is not. A tone
 of the default amplitude need cover only a fifth of a window to be named.
+
+    bundle = make_painting_bundle(tmp_path / "paints")      # the same ear; red for 2 kHz, green …
+
+adds a generator whose pictures are grains around one colour a bird: it is the ideal denoiser of
+pixels drawn from N(colour, GRAIN²), so what its samplers must give is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fieldstation.bundle import Bundle, Golden, Outputs, save_bundle
+from fieldstation.bundle import Bundle, Golden, Outputs, save_bundle, save_generator
+from fieldstation.generation.conditions import Conditions, save_conditions
+from fieldstation.generation.golden import GeneratorGolden, save_generator_golden
+from fieldstation.generation.noise import noise_for, noises_for
+from fieldstation.generation.painter import to_pixels
+from fieldstation.generation.sampling import Sampling, sample
+from fieldstation.generator_card import GeneratorCard
 from fieldstation.records import Label, LabelKind
 
 TONES: Mapping[str, float] = {"Fringilla coelebs": 2_000.0, "Parus major": 4_000.0}
@@ -32,6 +43,12 @@ REFERENCE_ENERGY = 1e-3
 """Mean frame energy (amplitude squared) at which a label is as likely as not"""
 SLOPE = 2.0
 FLOOR = 1e-8
+COLOURS = ((0.8, -0.8, -0.8), (-0.8, 0.8, -0.8), (-0.8, -0.8, 0.8))
+"""Red, green and blue in -1..1: of the first tone, the second, the third, the first again …"""
+GRAIN = 0.1
+"""Standard deviation of a picture's pixels"""
+LABEL_STRENGTH = 4.0
+"""A label's vector is that many of its tone's direction in the embedding"""
 
 
 def tone(
@@ -149,8 +166,13 @@ def _weights(frequencies: list[float], sample_rate: int) -> dict[str, NDArray[An
         "floor": np.float32(FLOOR).reshape(1),
         "reference": np.float32(REFERENCE_ENERGY).reshape(1),
         "to_logits": (SLOPE * np.eye(n_tones, n_tones + 1)).astype(np.float32),
-        "to_embedding": np.random.default_rng(0).normal(size=(n_tones, 512)).astype(np.float32),
+        "to_embedding": _to_embedding(n_tones),
     }
+
+
+def _to_embedding(n_tones: int) -> NDArray[np.float32]:
+    """Return the direction of each tone in the embedding, float32 [n_tones, 512]."""
+    return np.random.default_rng(0).normal(size=(n_tones, 512)).astype(np.float32)
 
 
 def _golden(bundle: Bundle, frequencies: Mapping[str, float]) -> Golden:
@@ -160,3 +182,126 @@ def _golden(bundle: Bundle, frequencies: Mapping[str, float]) -> Golden:
     session = onnxruntime.InferenceSession(bundle.encoder_path, providers=["CPUExecutionProvider"])
     logits = [session.run(["logits"], {"waveform": row[None]})[0] for row in rows]
     return Golden(np.stack(rows), np.concatenate(logits))
+
+
+def make_painting_bundle(
+    folder: Path,
+    frequencies: Mapping[str, float] = TONES,
+    paints: Sequence[str] | None = None,
+    image_size: int = 64,
+    n_steps: int = 6,
+    guidance_scale: float = 1.5,
+    **ear: Any,
+) -> Bundle:
+    """Write a bundle that hears tones and paints each in its colour, a picture in milliseconds.
+
+    Args:
+        folder: is made; its name is the bundle's.
+        frequencies: hertz per scientific name.
+        paints: scientific names; default: all of `frequencies`.
+        ear: as of `make_tone_bundle`.
+    """
+    bundle = make_tone_bundle(folder, frequencies, **ear)
+    names = tuple(frequencies)
+    directions = _to_embedding(len(names))
+    onnx.save(painting_denoiser(directions, image_size), bundle.denoiser_path)
+    conditions = Conditions(
+        mean=np.zeros(512, np.float32),
+        scale=np.full(512, 2.0, np.float32),
+        labels=LABEL_STRENGTH * directions,
+        label_names=names,
+        null=np.zeros(512, np.float32),
+    )
+    save_conditions(folder, conditions)
+    card = GeneratorCard(
+        encoder_id=bundle.encoder_id,
+        paints=tuple(paints if paints is not None else names),
+        image_size=image_size,
+        n_steps=n_steps,
+        guidance_scale=guidance_scale,
+        guidance_interval=(0.05, 20.0),
+        licence="CC0-1.0",
+    )
+    save_generator_golden(folder, _generator_golden(bundle, conditions, card))
+    return save_generator(bundle, card, "Made by a test.")
+
+
+def painting_denoiser(directions: NDArray[np.float32], side: int) -> Any:
+    """Return the ONNX model: (GRAIN² x + sigma² colour) / (GRAIN² + sigma²).
+
+    The colour is that of the tone whose direction the condition has most of, a mixture for none:
+    COLOURS by the softmax of the condition along each direction.
+    """
+    colours = np.array([COLOURS[i % len(COLOURS)] for i in range(len(directions))])
+    weights = {
+        "directions": directions.T / np.square(directions).sum(axis=1),
+        "colours": colours,
+        "variance": np.full(1, GRAIN**2),
+        "column": np.array([-1, 1, 1, 1], np.int64),
+        "pixel": np.array([-1, 3, 1, 1], np.int64),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["condition", "directions"], ["along"]),
+        helper.make_node("Softmax", ["along"], ["share"], axis=1),
+        helper.make_node("MatMul", ["share", "colours"], ["rgb"]),
+        helper.make_node("Reshape", ["rgb", "pixel"], ["colour"]),
+        helper.make_node("Reshape", ["sigma", "column"], ["level"]),
+        helper.make_node("Mul", ["level", "level"], ["noise"]),
+        helper.make_node("Mul", ["noise", "colour"], ["known"]),
+        helper.make_node("Mul", ["x", "variance"], ["seen"]),
+        helper.make_node("Add", ["known", "seen"], ["sum"]),
+        helper.make_node("Add", ["noise", "variance"], ["total"]),
+        helper.make_node("Div", ["sum", "total"], ["denoised"]),
+    ]
+    picture = ["batch", 3, side, side]
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, picture),
+            helper.make_tensor_value_info("sigma", TensorProto.FLOAT, ["batch"]),
+            helper.make_tensor_value_info("condition", TensorProto.FLOAT, ["batch", 512]),
+        ],
+        [helper.make_tensor_value_info("denoised", TensorProto.FLOAT, picture)],
+        [
+            numpy_helper.from_array(a if a.dtype == np.int64 else a.astype(np.float32), name)
+            for name, a in weights.items()
+        ],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _generator_golden(
+    bundle: Bundle, conditions: Conditions, card: GeneratorCard
+) -> GeneratorGolden:
+    """Return what onnxruntime makes of each species at two noise levels, and of one seed."""
+    session = onnxruntime.InferenceSession(bundle.denoiser_path, providers=["CPUExecutionProvider"])
+
+    def denoise(x: Any, sigma: Any, condition: Any) -> Any:
+        levels = np.broadcast_to(np.float32(sigma), len(x))
+        inputs = {"x": x, "sigma": levels, "condition": condition}
+        return session.run(["denoised"], inputs)[0]
+
+    n, seed = len(conditions.labels), 20_261_121
+    shape = (3, card.image_size, card.image_size)
+    sigma = np.resize(np.array([0.5, 5.0], np.float32), n)
+    x = sigma[:, None, None, None] * np.stack([noise_for(i, shape) for i in range(n)])
+    picture = sample(
+        denoise,
+        conditions.labels[:1],
+        conditions.null,
+        noises_for([seed], shape),
+        Sampling.of_card(card),
+    )
+    return GeneratorGolden(
+        x=x,
+        sigma=sigma,
+        condition=conditions.labels,
+        denoised=denoise(x, sigma, conditions.labels),
+        picture_condition=conditions.labels[0],
+        picture_seed=seed,
+        picture=to_pixels(picture)[0],
+    )
