@@ -439,7 +439,7 @@ class Service:
             "real_time_factor": round(heard.busy_s / heard.seconds, 5) if heard.seconds else 0.0,
             "n_waiting": self._store.n_pending(),
             "n_unwritten": written.n_waiting,
-            "broker": str(self._access.url),
+            "broker": str((self._broker or self._access).url),
             "connected": published.connection.up,
             "n_resent": published.n_resent,
             "n_refused": published.n_refused,

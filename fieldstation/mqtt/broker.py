@@ -1,10 +1,13 @@
 """The broker at home: a private Mosquitto, child of this process, for stations without another.
 
-It listens on loopback only. Its folder below the state holds
+It listens on loopback, for readers, and on a socket in its folder, for the station itself: while
+it is down anybody may take its port, and would be told whatever password is used there. Its folder
+below the state holds
 
     mosquitto.conf, users, access   written anew at every start
     password, reader.json           made once; the second, readable by the group, is for
                                     `fieldstation watch` and other local subscribers
+    socket                          nobody but our user can listen here
     port                            the one it had last, tried first
     pid                             to reclaim it if this process was killed
     mosquitto.db, mosquitto.log     its memory and what it says
@@ -36,6 +39,7 @@ from fieldstation.mqtt.connection import Access, BrokerError, BrokerUrl
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+SOCKET = "socket"
 STATION_USER, READER_USER = "station", "reader"
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian keeps the broker, which is not in the PATH of ordinary users"""
@@ -50,6 +54,9 @@ OURS_ALONE = ("NOTIFY_SOCKET", "FIELDSTATION_MQTT_PASSWORD", "PGPASSWORD")
 """A child with the first would tell READY in our place"""
 
 CONFIG = """\
+# The socket first: where the port answers, it is there too. Its path counts from the folder, since
+# the kernel takes 107 bytes.
+listener 0 {socket}
 listener {port} {host}
 allow_anonymous false
 password_file {folder}/users
@@ -109,7 +116,7 @@ class EmbeddedBroker:
     @property
     def access(self) -> Access:
         """Return what opens it for the station, its logger and its worker."""
-        return Access(self.url, self._password)
+        return Access(self.url, self._password, socket=str(self._folder / SOCKET))
 
     @property
     def pid(self) -> int | None:
@@ -190,12 +197,13 @@ class EmbeddedBroker:
             _write(self._folder / "mosquitto.log", f": Error: port {port} is taken\n")
             return False
         config = self._folder / "mosquitto.conf"
-        text = CONFIG.format(port=port, host=LOOPBACK, folder=self._folder)
+        text = CONFIG.format(port=port, host=LOOPBACK, socket=SOCKET, folder=self._folder)
         _write(config, text + _user_line())
         _write(self._folder / "mosquitto.log", "")
         with (self._folder / "mosquitto.log").open("ab") as said:
             self._process = subprocess.Popen(
                 [program, "-c", str(config)],
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,  # what is wrong with its configuration it says here only
@@ -225,9 +233,7 @@ class EmbeddedBroker:
         return False
 
     def _choose_port(self) -> int:
-        if self._port:  # started before: that is where the connections look for it
-            return self._port
-        for port in (_read_port(self._folder / "port"), self._first_port):
+        for port in (self._port, _read_port(self._folder / "port"), self._first_port):
             if port and is_free(port):
                 return port
         with socket.socket() as probe:
@@ -249,9 +255,10 @@ class EmbeddedBroker:
     def _write_reader(self, port: int) -> None:
         url = BrokerUrl(LOOPBACK, port, username=READER_USER)
         password = _kept_secret(self._folder / "reader")
+        fields = {"url": str(url), "password": password, "socket": str(self._folder / SOCKET)}
         _write(
             self._folder / "reader.json",
-            json.dumps({"url": str(url), "password": password}) + "\n",
+            json.dumps(fields) + "\n",
             mode=0o640,
         )
 
@@ -273,7 +280,8 @@ def read_access(folder: Path) -> Access:
     path = folder / "reader.json"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return Access(BrokerUrl.parse(fields["url"]), fields["password"])
+        url = BrokerUrl.parse(fields["url"])
+        return Access(url, fields["password"], socket=fields["socket"])
     except OSError as error:
         raise BrokerError(
             f"{path}: {error.strerror}: start the station, or join its group, or name a --broker"

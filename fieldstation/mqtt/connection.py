@@ -9,13 +9,14 @@ What arrives is handed to a `Listener`, whose methods run in that thread and onl
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ from fieldstation.records import Message
 log = logging.getLogger(__name__)
 
 PORT, TLS_PORT = 1883, 8883
+LONGEST_SOCKET_PATH = 107
+"""Bytes: unix(7)"""
 LOOP_S = 0.25
 """Longest sleep of the network thread: how soon it sees that it shall end"""
 LEAVE_S = 2.0
@@ -120,6 +123,14 @@ class Access:
     certificate_file: str = ""
     """The client's own certificate, where the broker wants one"""
     key_file: str = ""
+    socket: str = ""
+    """Path of a Unix socket that leads to the same broker: where it stands, nobody but the owner
+    of its folder can listen, while a port that falls free is anybody's"""
+
+    @property
+    def name(self) -> str:
+        """Return where it leads, for people."""
+        return self.socket or str(self.url)
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Return what mqtts:// needs, None for mqtt://.
@@ -290,7 +301,7 @@ class Connection:
             RuntimeError: an unexpected exception ended it; its traceback went to stderr.
         """
         if self._thread is not None and not self._thread.is_alive():
-            raise RuntimeError(f"the network thread of {self.access.url} ended unexpectedly")
+            raise RuntimeError(f"the network thread of {self.access.name} ended unexpectedly")
 
     def publish(self, message: Message) -> Ticket | None:
         """Hand a message to the network thread; None when there is no connection to take it."""
@@ -312,7 +323,7 @@ class Connection:
     def report(self, fault: str) -> None:
         """Log a fault once, however often it comes, and show it until the next connection."""
         if fault != self._fault:
-            log.warning("%s: %s", self.access.url, fault)
+            log.warning("%s: %s", self.access.name, fault)
         self._fault = fault
 
     def _keep_up(self, session: Session, listener: Listener) -> None:
@@ -340,7 +351,7 @@ class Connection:
     def _came_up(self) -> None:
         self._n_connected += 1
         self._fault = ""
-        log.info("%s: connected", self.access.url)
+        log.info("%s: connected", self.access.name)
 
 
 class _Life:
@@ -369,15 +380,8 @@ class _Life:
 
     def live(self, closing: threading.Event) -> str:
         """Connect and serve until it ends; return why, in words."""
-        url = self._connection.access.url
         try:
-            self._client.connect(
-                url.host,
-                url.port,
-                self._timing.keepalive_s,
-                clean_start=self._session.expiry_s == 0,
-                properties=self._connect_properties(),
-            )
+            self._connect()
             self._serve(closing)
         except OSError as error:  # refused, unreachable, unknown host, certificate
             self._end(f"cannot connect: {_in_words(error)}")
@@ -409,12 +413,26 @@ class _Life:
         self.up = False
         self._end(reason)
 
+    def _connect(self) -> None:
+        access = self._connection.access
+        with (
+            _within_reach(access.socket) if access.socket else nullcontext(access.url.host) as host
+        ):
+            self._client.connect(
+                host,
+                access.url.port,
+                self._timing.keepalive_s,
+                clean_start=self._session.expiry_s == 0,
+                properties=self._connect_properties(),
+            )
+
     def _make_client(self, tls: ssl.SSLContext | None) -> mqtt.Client:
         access = self._connection.access
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._session.client_id,
             protocol=mqtt.MQTTv5,
+            transport="unix" if access.socket else "tcp",
             manual_ack=self._session.manual_ack,
             reconnect_on_failure=False,
         )
@@ -543,9 +561,22 @@ class _Life:
         self._listener.on_published((self.number, mid), str(reason) if reason.is_failure else "")
 
 
+@contextmanager
+def _within_reach(path: str) -> Iterator[str]:
+    """Give a name of a Unix socket that the kernel takes: one too long is reached by its folder."""
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        yield path
+        return
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+    finally:
+        os.close(folder)
+
+
 def _send_at_once(_client: mqtt.Client, _data: Any, opened: Any) -> None:
     """Switch Nagle's algorithm off: it holds a small packet back until the last was answered."""
-    if isinstance(opened, socket.socket):
+    if isinstance(opened, socket.socket) and opened.family != socket.AF_UNIX:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
