@@ -11,7 +11,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,9 +157,8 @@ def match(calls: Iterable[Call], species: str, started_at: float) -> Call | None
     return min(near, key=lambda call: abs(call.began_at - started_at), default=None)
 
 
-def wait_for(so: object, within_s: float = 60.0) -> None:
+def wait_for(so: Callable[[], object], within_s: float = 60.0) -> None:
     """Wait until `so()` is true; fail when it does not become so."""
-    assert callable(so)
     deadline = time.monotonic() + within_s
     while not so():
         assert time.monotonic() < deadline, "it did not happen"

@@ -40,6 +40,11 @@ def ask(database: Path, query: str) -> list[dict[str, Any]]:
     return rows
 
 
+def count(database: Path, table: str) -> int:
+    """Return how many rows a table has."""
+    return int(ask(database, f"SELECT count(*) AS n FROM {table}")[0]["n"])
+
+
 def integrity(database: Path) -> str:
     """Return what SQLite says of the file: `ok`, or what is wrong."""
     return "; ".join(str(row["integrity_check"]) for row in ask(database, "PRAGMA integrity_check"))
