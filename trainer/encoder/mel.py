@@ -59,7 +59,8 @@ class LogMel(nn.Module):
 
     hann: Tensor
     fourier_rows: Tensor
-    fourier_columns: Tensor
+    fourier_real: Tensor
+    fourier_imaginary: Tensor
     filter_bank: Tensor
 
     def __init__(self, config: MelConfig, rows: int | None = None) -> None:
@@ -81,13 +82,15 @@ class LogMel(nn.Module):
         if config.n_fft % self.rows or self.rows % 2:
             raise ValueError(f"rows is {self.rows}; must be an even factor of {config.n_fft}")
         self.columns = config.n_fft // self.rows
+        columns = _column_transforms(self.rows, self.columns)
         for name, matrix in (
             ("hann", 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)),
             ("fourier_rows", _row_transform(self.rows)),
-            ("fourier_columns", _column_transforms(self.rows, self.columns)),
+            ("fourier_real", columns[:, :, : self.columns]),
+            ("fourier_imaginary", columns[:, :, self.columns :]),
             ("filter_bank", _folded_filter_bank(config, self.rows)),
         ):
-            tensor = torch.from_numpy(matrix.astype(np.float32))
+            tensor = torch.from_numpy(np.ascontiguousarray(matrix, np.float32))
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -113,8 +116,9 @@ class LogMel(nn.Module):
         inner = torch.matmul(self.fourier_rows, table)
         # From here p leads: it has a matrix of its own. Runs of 2·columns values stay together.
         inner = inner.reshape(-1, half, 2 * self.columns).transpose(0, 1)
-        outer = torch.matmul(inner, self.fourier_columns)
-        real, imaginary = outer[:, :, : self.columns], outer[:, :, self.columns :]
+        # Two products, not one that is cut in half: the cut would copy everything.
+        real = torch.matmul(inner, self.fourier_real)
+        imaginary = torch.matmul(inner, self.fourier_imaginary)
         power = real * real + imaginary * imaginary
         return power.transpose(0, 1).reshape(-1, n_frames, half * self.columns)
 
