@@ -267,6 +267,18 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """An image with what is told of its event."""
+
+    image: Image
+    scientific_name: str
+    common_name: str
+    probability: float
+    started_at: int
+    timezone: str
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a station stands."""
 

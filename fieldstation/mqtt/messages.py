@@ -6,7 +6,7 @@
                           /coverage    QoS 1         what was heard and what was lost
                           /health      QoS 0         every minute, never queued
                           /summary     retained      a local day
-                          /image       QoS 1         an event's picture
+                          /image       QoS 1         an event's picture, generated
                           /image/png   retained      the newest picture, for display only
 
 What comes from the wire is checked here and trusted everywhere else: size, nesting, text and
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import math
 import re
@@ -34,17 +35,21 @@ import fastjsonschema
 import numpy as np
 
 from fieldstation.clock import US_PER_S, format_instant, parse_instant
-from fieldstation.records import Detection, Health, Hearing, Interval, Message
+from fieldstation.records import Detection, Health, Hearing, Image, Interval, Message, Picture
 
 ROOT = "fieldstation"
 KINDS = ("status", "detection", "logged", "coverage", "health", "summary", "image")
 SCHEMAS = Path(__file__).parent / "schemas"
 VERSION = 1
+CALL, SPECIES = "call", "species"
+"""What a picture was painted from"""
 MAX_PAYLOAD = 256 * 1024
-"""Bytes; the largest of ours, a picture, has 90 kB"""
+"""Bytes; the largest of ours, a picture, has 66 kB"""
 MAX_DEPTH = 8
 MAX_INTERVALS = 500
 MAX_IDS = 500
+MAX_PNG = 48 * 1024
+"""Bytes of a picture; as base64 64 kB"""
 MAX_LEVEL_BYTES = 64
 MAX_NAME, MAX_SOURCE, MAX_REASON = 200, 1_000, 500
 INTEGER_DIGITS = 19
@@ -112,6 +117,11 @@ class Topics:
     def image(self) -> str:
         """Return where pictures are told."""
         return self.of("image")
+
+    @property
+    def image_png(self) -> str:
+        """Return where the newest picture is kept, for display."""
+        return self.of("image/png")
 
 
 def every_station(kind: str) -> str:
@@ -427,6 +437,71 @@ def read_summary(topic: str, payload: bytes) -> Summary:
     )
 
 
+def image_message(picture: Picture, png: bytes) -> Message:
+    """Return the message of a picture, with the picture in it.
+
+    Raises:
+        ValueError: it has more than `MAX_PNG` bytes.
+    """
+    if len(png) > MAX_PNG:
+        raise ValueError(f"a picture of {len(png)} bytes; {MAX_PNG} to a message")
+    image = picture.image
+    fields = {
+        "event_id": image.event_id,
+        "generator_id": image.generator_id,
+        "seed": image.seed,
+        "painted_from": CALL if image.is_of_call else SPECIES,
+        "started_at": format_instant(picture.started_at),
+        "timezone": picture.timezone,
+        "scientific_name": _fit(picture.scientific_name, MAX_NAME),
+        "common_name": _fit(picture.common_name, MAX_NAME),
+        "probability": picture.probability,
+        "made_at": format_instant(image.made_at),
+        "width": image.width,
+        "height": image.height,
+        "sha256": image.sha256,
+        "png": base64.b64encode(png).decode(),
+    }
+    return _message("image", "image", image.station, fields)
+
+
+def display_message(station: str, png: bytes) -> Message:
+    """Return the retained message of the newest picture: a PNG, for whoever shows it."""
+    return Message(Topics(station).image_png, png, retain=True)
+
+
+def read_image(topic: str, payload: bytes) -> tuple[Picture, bytes]:
+    """Return the picture that a message brings, and its PNG, whose inside is not looked at.
+
+    Raises:
+        Unfit: it does not fit, or the PNG is not the one that the message tells of.
+    """
+    station, fields = _read(topic, payload, "image", "image")
+    png = _png(fields["png"], fields["sha256"])
+    image = Image(
+        event_id=fields["event_id"],
+        station=station,
+        generator_id=fields["generator_id"],
+        seed=int(fields["seed"]),
+        is_of_call=fields["painted_from"] == CALL,
+        file=None,
+        width=int(fields["width"]),
+        height=int(fields["height"]),
+        n_bytes=len(png),
+        sha256=fields["sha256"],
+        made_at=_instant(fields, "made_at"),
+    )
+    picture = Picture(
+        image=image,
+        scientific_name=fields["scientific_name"],
+        common_name=fields["common_name"],
+        probability=float(fields["probability"]),
+        started_at=_instant(fields, "started_at"),
+        timezone=_zone(fields["timezone"]),
+    )
+    return picture, png
+
+
 def legible_id(payload: bytes) -> str | None:
     """Return the id that an unfit message still shows, so that its sender can be told; or None."""
     try:
@@ -617,6 +692,16 @@ def _decode_embedding(text: str | None) -> bytes | None:
     if len(embedding) % 2 or not np.isfinite(np.frombuffer(embedding, "<f2")).all():
         raise Unfit(f"embedding of {len(embedding)} bytes is no row of finite float16")
     return embedding
+
+
+def _png(text: str, sha256: str) -> bytes:
+    try:
+        png = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise Unfit("png is not base64") from None
+    if hashlib.sha256(png).hexdigest() != sha256:
+        raise Unfit(f"png of {len(png)} bytes is not the one of sha256 {sha256}")
+    return png
 
 
 def _interval_fields(interval: Interval) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -29,6 +31,7 @@ from fieldstation.mqtt.messages import (
 )
 from fieldstation.records import Detection, Health, Hearing, Interval
 from tests.mqtt.fakes import KEY, detection
+from tests.mqtt.wire_examples import EXAMPLES, ONE_PIXEL, PICTURE
 
 TOPIC = "fieldstation/garden/detection"
 READERS: dict[str, Callable[[str, bytes], object]] = {
@@ -38,6 +41,7 @@ READERS: dict[str, Callable[[str, bytes], object]] = {
     "status": messages.read_status,
     "health": messages.read_health,
     "summary": messages.read_summary,
+    "image": messages.read_image,
 }
 
 instants = st.integers(0, parse_instant("9999-12-31T23:59:59.999999Z"))
@@ -336,6 +340,7 @@ SAMPLES = {
     "summary": messages.summary_message(
         Summary("garden", KEY, "m", "2026-05-01", "UTC", (SpeciesCount("a", "b", 1, 0, 0),))
     ),
+    "image": EXAMPLES["image"],
 }
 
 
@@ -402,3 +407,51 @@ def test_the_largest_messages_of_ours_fit() -> None:
     assert messages.read_coverage(coverage.topic, coverage.payload).intervals == page
     with pytest.raises(ValueError, match="501 intervals"):
         messages.coverage_message(Coverage("garden", KEY, "m", page + page[:1]))
+
+
+def altered_image(**changes: Any) -> bytes:
+    return json.dumps(json.loads(SAMPLES["image"].payload) | changes).encode()
+
+
+def test_a_picture_comes_back_as_it_was_sent() -> None:
+    """Bytes and all; where it is kept is each logger's own affair."""
+    found, png = messages.read_image(SAMPLES["image"].topic, SAMPLES["image"].payload)
+    assert (found, png) == (PICTURE, ONE_PIXEL)
+
+
+def test_a_picture_of_any_size_that_is_sent_is_read() -> None:
+    """The largest fits into a message; a larger one is not sent."""
+    png = bytes(range(256)) * (messages.MAX_PNG // 256)
+    image = replace(PICTURE.image, n_bytes=len(png), sha256=hashlib.sha256(png).hexdigest())
+    message = messages.image_message(replace(PICTURE, image=image), png)
+    assert messages.read_image(message.topic, message.payload)[1] == png
+    with pytest.raises(ValueError, match="to a message"):
+        messages.image_message(PICTURE, png + b"x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"png": "AAAA"}, "is not the one of sha256"),
+        ({"png": "A" * 65_537}, "png"),
+        ({"png": "AAA"}, "base64"),
+        ({"sha256": "0" * 64}, "is not the one of sha256"),
+        ({"generator_id": "../../etc/passwd"}, "generator_id"),
+        ({"event_id": "../x"}, "event_id"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**53}, "seed"),
+        ({"width": 100_000}, "width"),
+        ({"painted_from": "a photograph"}, "painted_from"),
+        ({"timezone": "Mars/Olympus"}, "no such zone"),
+    ],
+)
+def test_a_picture_that_does_not_fit_is_named(changes: dict[str, Any], reason: str) -> None:
+    """Nothing of it may become a file's name or a row that means something else."""
+    with pytest.raises(Unfit, match=reason):
+        messages.read_image("fieldstation/garden/image", altered_image(**changes))
+
+
+def test_the_picture_for_display_is_kept_by_the_broker() -> None:
+    """Whoever subscribes later sees the newest at once."""
+    message = messages.display_message("the garden", b"png")
+    assert (message.topic, message.retain) == ("fieldstation/the-garden/image/png", True)

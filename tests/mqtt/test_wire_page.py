@@ -22,6 +22,7 @@ READERS: dict[str, Callable[[str, bytes], object]] = {
     "status": messages.read_status,
     "health": messages.read_health,
     "summary": messages.read_summary,
+    "image": messages.read_image,
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import sys
@@ -10,12 +12,46 @@ from pathlib import Path
 from fieldstation.clock import parse_instant
 from fieldstation.mqtt import messages
 from fieldstation.mqtt.messages import Coverage, Receipt, Refusal, SpeciesCount, Status, Summary
-from fieldstation.records import Detection, Health, Hearing, Interval, Message
+from fieldstation.records import (
+    Detection,
+    Health,
+    Hearing,
+    Image,
+    Interval,
+    Message,
+    Picture,
+)
 
 KEY = "a1b2c3d4e5f60718"
 START = parse_instant("2026-05-01T04:12:07.250Z")
 SECOND = 1_000_000
 EVENT = "019de1c6-a2d2-7c3e-8a51-0d6f6c1f5b11"
+
+GENERATOR = "b7e1d2c3a4f50617"
+ONE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGPYEmUDAAMQAUu5+qy5AAAAAElFTkSuQmCC"
+)
+"""The shortest PNG: a real picture has 9 kB"""
+PICTURE = Picture(
+    Image(
+        event_id=EVENT,
+        station="garden",
+        generator_id=GENERATOR,
+        seed=3_903_187_451_435_793,
+        is_of_call=True,
+        file=None,
+        width=1,
+        height=1,
+        n_bytes=len(ONE_PIXEL),
+        sha256=hashlib.sha256(ONE_PIXEL).hexdigest(),
+        made_at=START + 8 * SECOND,
+    ),
+    scientific_name="Fringilla coelebs",
+    common_name="Chaffinch",
+    probability=0.93,
+    started_at=START,
+    timezone="Europe/Berlin",
+)
 
 EXAMPLES: dict[str, Message] = {
     "detection": messages.detection_message(
@@ -76,6 +112,7 @@ EXAMPLES: dict[str, Message] = {
             lost_s=118.5,
         )
     ),
+    "image": messages.image_message(PICTURE, ONE_PIXEL),
 }
 
 
