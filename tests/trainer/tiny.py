@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainer.encoder.mel import LogMel, MelConfig
-from trainer.encoder.profiles import Profile, WaveformRecipe
+from trainer.encoder.profiles import LabelRecipe, Profile
 
 MEL = MelConfig(n_fft=512, hop_length=256, n_mels=32)
 
@@ -21,14 +21,24 @@ class TinyEncoder(nn.Module):
         self.blocks = nn.Sequential(
             nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 128, 3, stride=2), nn.ReLU()
         )
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(128, n_labels)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(512, n_labels)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, embedding, log-mel."""
-        mel = self.log_mel(waveform)
+        mel = self.mel_of(waveform)
+        logits, embedding = self.heard_in(mel)
+        return logits, embedding, mel
+
+    def mel_of(self, waveform: Tensor) -> Tensor:
+        """Return the log-mel."""
+        mel: Tensor = self.log_mel(waveform)
+        return mel
+
+    def heard_in(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and embedding."""
         embedding = self.pool(self.blocks(self.normalise(mel.unsqueeze(1)))).flatten(1)
-        return self.head(embedding), embedding, mel
+        return self.head(embedding), embedding
 
 
 TINY = Profile(
@@ -36,7 +46,7 @@ TINY = Profile(
     mel=MEL,
     samples_per_window=22_050,
     build=TinyEncoder,
-    recipe=WaveformRecipe(gain_db=(-6.0, 6.0), negative_share=0.25),
+    recipe=LabelRecipe(negative_share=0.25),
     epochs=6,
     batch_size=4,
     learning_rate=1e-2,

@@ -7,7 +7,7 @@ from the generator it is given, so that a resumed training sees what an unbroken
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.data.corpus import TrainingWindows
+from trainer.data.windows import WindowSet
 from trainer.encoder.augmentation import Augmentation, equalised, masked, mixed
 from trainer.encoder.field import FieldEncoder
 from trainer.encoder.mels import SILENCE, MelSet
 from trainer.encoder.targets import Targets
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 Generator = np.random.Generator
 
 
@@ -36,25 +38,54 @@ class Course(Protocol):
         ...
 
 
+class LabelNetwork(Protocol):
+    """An encoder whose front end and whose learnt part can be asked apart."""
+
+    def mel_of(self, waveform: Tensor) -> Tensor:
+        """Return log-mels [batch, n_mels, frames] of waveforms; nothing in it is learnt."""
+        ...
+
+    def heard_in(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and embedding of log-mels."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class WaveformCourse:
-    """Windows as waveforms, one label each, cross-entropy: the paper's way."""
+class LabelCourse:
+    """One label a window, cross-entropy: the paper's way.
+
+    Nothing is changed about a window, so its log-mel is computed once.
+    """
 
     windows: TrainingWindows
-    gain_db: tuple[float, float]
+    mels: Tensor
+    """float32 [windows, n_mels, frames]"""
+    target: Floats
+    """What each window is, [windows, labels]; sums to one"""
     device: torch.device
+    is_bf16: bool = False
+    """Whether the network computes in bfloat16"""
 
     def epoch(self, chance: Generator) -> Ints:
         """Return all windows of species and the epoch's share of negatives, shuffled."""
         return self.windows.epoch(chance)
 
     def loss(self, network: nn.Module, batch: Ints, chance: Generator) -> Tensor:
-        """Return the cross-entropy of windows at random gains."""
-        gain = 10 ** (chance.uniform(*self.gain_db, (len(batch), 1)) / 20)
-        samples = self.windows.windows.read(batch) * gain.astype(np.float32)
-        logits = network(torch.from_numpy(samples).to(self.device))[0]
-        target = torch.from_numpy(self.windows.target[batch]).to(self.device)
-        return nn.functional.cross_entropy(logits, target)
+        """Return the cross-entropy of windows."""
+        mels = self.mels[torch.from_numpy(batch)].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
+            logits, _ = cast(LabelNetwork, network).heard_in(mels)
+        target = torch.from_numpy(self.target[batch]).to(self.device)
+        return nn.functional.cross_entropy(logits.float(), target)
+
+
+@torch.inference_mode()
+def mels_of(network: nn.Module, windows: WindowSet, batch_size: int = 64) -> Tensor:
+    """Return the log-mels that a network's front end makes of windows, in their order."""
+    front_end = cast(LabelNetwork, network)
+    batches = [front_end.mel_of(torch.from_numpy(batch)) for batch in windows.batches(batch_size)]
+    # A clone: what inference mode made cannot be learnt from.
+    return torch.cat(batches).clone()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

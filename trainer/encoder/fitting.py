@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fieldstation.records import LabelKind
@@ -23,23 +24,30 @@ from trainer.data.corpus import (
     Corpus,
     Role,
     Sources,
+    TrainingWindows,
     gather,
     training_windows,
 )
 from trainer.data.teacher import NAME as TEACHER_NAME
 from trainer.data.teacher import BirdNet, ask
 from trainer.data.windows import WindowGrid, WindowSet, all_windows
-from trainer.encoder.courses import Course, MelCourse, WaveformCourse
+from trainer.encoder.courses import Course, LabelCourse, MelCourse, mels_of
 from trainer.encoder.judging import Judged, activate, mean_by_recording, run_over, top1
 from trainer.encoder.mels import load_mels
 from trainer.encoder.profiles import (
+    LabelRecipe,
     MelRecipe,
     Profile,
-    WaveformRecipe,
     changed,
     profile_named,
 )
-from trainer.encoder.targets import Targets, drawing_weight, from_labels, from_teacher
+from trainer.encoder.targets import (
+    Targets,
+    drawing_weight,
+    from_labels,
+    from_teacher,
+    one_of,
+)
 from trainer.encoder.training import Judge, Progress, Training, load_checkpoint, train
 
 
@@ -103,7 +111,7 @@ def fit_encoder(order: EncoderOrder) -> Fitted:
 
 def corpus_for(order: EncoderOrder, profile: Profile) -> Corpus:
     """Return the recordings of an order, split as it says."""
-    extra = NO_BIRD if isinstance(profile.recipe, WaveformRecipe) else UNKNOWN_BIRD
+    extra = NO_BIRD if isinstance(profile.recipe, LabelRecipe) else UNKNOWN_BIRD
     rate = profile.mel.sample_rate
     return gather(order.sources, rate, order.cache, order.fold, order.tiers, order.labels, extra)
 
@@ -136,10 +144,38 @@ def course_for(
 ) -> Course:
     """Return what the profile's recipe teaches, with the order's teacher."""
     recipe = profile.recipe
-    if isinstance(recipe, WaveformRecipe):
+    if isinstance(recipe, LabelRecipe):
         windows = training_windows(corpus, grid, recipe.negative_share)
-        return WaveformCourse(windows, recipe.gain_db, device)
+        return LabelCourse(
+            windows,
+            mels_of(profile.network(len(corpus.labels)), windows.windows),
+            label_targets(order, corpus, windows),
+            device,
+            computes_in_bf16(order.precision, device),
+        )
     return mel_course(order, profile, recipe, corpus, grid, device)
+
+
+def label_targets(
+    order: EncoderOrder, corpus: Corpus, windows: TrainingWindows
+) -> NDArray[np.float32]:
+    """Return what each window is taught as, [windows, labels]: one label, or what a teacher hears.
+
+    A teacher's answers are asked for all windows of a recording, of which these are some.
+    """
+    n_labels = len(corpus.labels)
+    if not order.teacher:
+        return np.eye(n_labels, dtype=np.float32)[windows.target]
+    everything = all_windows(corpus.audio, windows.windows.grid)
+    heard = targets_for(order, corpus, everything).probability
+    place = {
+        pair: i
+        for i, pair in enumerate(
+            zip(everything.recording.tolist(), everything.start.tolist(), strict=True)
+        )
+    }
+    kept = zip(windows.windows.recording.tolist(), windows.windows.start.tolist(), strict=True)
+    return one_of(heard[[place[pair] for pair in kept]], rest=n_labels - 1)
 
 
 def mel_course(

@@ -46,11 +46,18 @@ class PaperEncoder(nn.Module):
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, embedding and log-mel; see the class."""
-        mel = middle_frames(self.log_mel(waveform), N_FRAMES)
-        last_map = self.blocks(self.normalise(mel.unsqueeze(1)))
-        logits = self.head(torch.flatten(last_map, 1))
-        embedding = torch.flatten(self.pool(last_map), 1)
+        mel = self.mel_of(waveform)
+        logits, embedding = self.heard_in(mel)
         return logits, embedding, mel
+
+    def mel_of(self, waveform: Tensor) -> Tensor:
+        """Return the log-mel map float32 [batch, 128, 128]; nothing in it is learnt."""
+        return middle_frames(self.log_mel(waveform), N_FRAMES)
+
+    def heard_in(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and embedding of log-mel maps."""
+        last_map = self.blocks(self.normalise(mel.unsqueeze(1)))
+        return self.head(torch.flatten(last_map, 1)), torch.flatten(self.pool(last_map), 1)
 
 
 def middle_frames(mel: Tensor, n_frames: int) -> Tensor:

@@ -17,11 +17,9 @@ from trainer.encoder.paper import PaperEncoder
 
 
 @dataclass(frozen=True, slots=True)
-class WaveformRecipe:
-    """One label a window, cross-entropy, a class for what is no bird of ours."""
+class LabelRecipe:
+    """One label a window, cross-entropy, a class for what is no bird of ours; no augmentation."""
 
-    gain_db: tuple[float, float]
-    """Range of the random gain of each window"""
     negative_share: float
     """Of an epoch's windows, those taught as `no bird`"""
 
@@ -49,7 +47,7 @@ class Profile:
     samples_per_window: int
     build: Callable[..., nn.Module]
     """(labels, mel, shape if there is one) -> network: waveform -> (logits, embedding, log-mel)"""
-    recipe: WaveformRecipe | MelRecipe
+    recipe: LabelRecipe | MelRecipe
     epochs: int
     batch_size: int
     learning_rate: float
@@ -71,7 +69,7 @@ class Profile:
     @property
     def activation(self) -> str:
         """Return what makes probabilities of the logits."""
-        return "softmax" if isinstance(self.recipe, WaveformRecipe) else "sigmoid"
+        return "softmax" if isinstance(self.recipe, LabelRecipe) else "sigmoid"
 
 
 PROFILES = {
@@ -80,12 +78,9 @@ PROFILES = {
         mel=MelConfig(),
         samples_per_window=66_150,
         build=PaperEncoder,
-        recipe=WaveformRecipe(
-            # To the letter: no augmentation. That costs it quiet recordings: docs/experiments.md
-            # (2026-11-21, "takes quiet recordings for silence").
-            gain_db=(0.0, 0.0),
-            negative_share=0.25,
-        ),
+        # To the letter: no augmentation. That costs it quiet recordings: docs/experiments.md
+        # (2026-11-21, "takes quiet recordings for silence").
+        recipe=LabelRecipe(negative_share=0.25),
         epochs=30,
         batch_size=40,
         learning_rate=1e-3,

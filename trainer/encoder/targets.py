@@ -75,6 +75,21 @@ def from_teacher(
     return Targets(probability, standardised(embedding))
 
 
+def one_of(probability: Floats, rest: int) -> Floats:
+    """Return targets of which each row sums to one, for a softmax.
+
+    Args:
+        probability: one sigmoid a label, [windows, labels].
+        rest: label that gets what the others leave.
+    """
+    others = probability.copy()
+    others[:, rest] = 0.0
+    total = others.sum(axis=1, keepdims=True)
+    shared: Floats = others / np.maximum(total, 1.0)
+    shared[:, rest] = 1.0 - shared.sum(axis=1)
+    return shared
+
+
 def corrected(
     scores: Floats, by_label: Floats, target: int, own: Floats, role: np.integer
 ) -> Floats:

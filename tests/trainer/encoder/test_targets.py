@@ -20,6 +20,7 @@ from trainer.encoder.targets import (
     drawing_weight,
     from_labels,
     from_teacher,
+    one_of,
 )
 
 NAMES = ("Parus major", "Pica pica", "Turdus merula", "Engine")
@@ -105,3 +106,10 @@ def test_rare_classes_are_drawn_more_often(corpus: Corpus) -> None:
     of_others = even[kept & (role == Role.OTHER_BIRD)].sum()
     assert of_background == pytest.approx(1.0)
     assert of_others == pytest.approx(1.0)
+
+
+def test_softmax_targets_leave_the_rest_to_no_bird() -> None:
+    """Each row sums to one; where several birds are certain, they share it."""
+    heard = np.array([[0.6, 0.0, 0.9], [0.9, 0.9, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    expected = [[0.6, 0.0, 0.4], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
+    np.testing.assert_allclose(one_of(heard, rest=2), expected, atol=1e-6)

@@ -15,7 +15,7 @@ from tests.trainer.recordings import RATE  # noqa: E402
 from tests.trainer.tiny import TINY  # noqa: E402
 from trainer.data.corpus import Sources, gather, training_windows  # noqa: E402
 from trainer.data.windows import WindowGrid  # noqa: E402
-from trainer.encoder.courses import WaveformCourse  # noqa: E402
+from trainer.encoder.courses import LabelCourse, mels_of  # noqa: E402
 from trainer.encoder.training import (  # noqa: E402
     Progress,
     Training,
@@ -38,12 +38,12 @@ def training(garden: Path, folder: Path, n_epochs: int = 2) -> Training:
     corpus = gather(Sources(garden), RATE, folder.parent, 0)
     torch.manual_seed(0)
     network = TINY.network(len(corpus.labels))
+    windows = training_windows(corpus, WindowGrid(RATE, RATE // 2), 0.0)
+    target = np.eye(len(corpus.labels), dtype=np.float32)[windows.target]
     return Training(
         network=network,
         optimiser=torch.optim.Adam(network.parameters(), TINY.learning_rate),
-        course=WaveformCourse(
-            training_windows(corpus, WindowGrid(RATE, RATE // 2), 0.0), (-6.0, 6.0), CPU
-        ),
+        course=LabelCourse(windows, mels_of(network, windows.windows), target, CPU),
         profile=TINY,
         n_epochs=n_epochs,
         seed=5,
