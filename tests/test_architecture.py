@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "onnx_session": FOUNDATION | {"bundle"},
     "analysis": FOUNDATION | {"bundle", "onnx_session"},
     "clips": FOUNDATION,
+    "gallery": FOUNDATION,
     "generation": FOUNDATION | {"bundle", "generator_card", "onnx_session"},
     "station": FOUNDATION
     | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},

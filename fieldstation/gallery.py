@@ -1,0 +1,132 @@
+"""The folder of pictures: one PNG for each, named by event, generator and seed.
+
+A name is made of nothing that could leave the folder. What bears it is whole: it was written under
+another name first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from fieldstation.clock import US_PER_S, local
+from fieldstation.errors import PassingError
+from fieldstation.records import Image
+
+FOLDER_MODE, FILE_MODE = 0o750, 0o640
+"""The group may look"""
+STALE_US = 3_600 * US_PER_S
+"""A temporary file of this age is left over from a power cut: none is written for so long"""
+_GENERATOR = re.compile(r"[0-9a-f]{16}")
+
+
+class GalleryError(PassingError):
+    """The folder takes or gives no picture just now: full, read-only or gone."""
+
+
+class Gallery:
+    """Pictures below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, png: bytes) -> None:
+        """Write a picture in one step; again is no harm.
+
+        Raises:
+            GalleryError: the disk takes nothing.
+        """
+        path = self.folder / name
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with self._faults():
+            path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            try:
+                _write_through(temporary, png)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync(path.parent)
+
+    def read(self, image: Image) -> bytes | None:
+        """Return a picture's PNG; None where it is not there, or not the one that was recorded.
+
+        Raises:
+            GalleryError: the disk gives nothing.
+        """
+        if image.file is None:
+            return None
+        try:
+            with self._faults():
+                png = (self.folder / image.file).read_bytes()
+        except _Gone:
+            return None
+        return png if hashlib.sha256(png).hexdigest() == image.sha256 else None
+
+    def remove(self, name: str) -> None:
+        """Remove a picture, and its folder if that is empty now.
+
+        Raises:
+            GalleryError: it stays.
+        """
+        path = self.folder / name
+        with self._faults(), contextlib.suppress(_Gone):
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                path.parent.rmdir()
+
+    def remove_stale(self, now: int) -> None:
+        """Remove what a power cut left half-written."""
+        for path in self.folder.glob("*/.*.tmp"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime_ns // 1_000 < now - STALE_US:
+                    path.unlink()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise _Gone(f"{error.filename} is not there") from error
+        except OSError as error:
+            raise GalleryError(
+                f"pictures in {self.folder}: {error.strerror or error}: make room, or give the "
+                "folder to this user"
+            ) from error
+
+
+class _Gone(GalleryError):
+    """There is no such file."""
+
+
+def picture_name(event_id: str, generator_id: str, seed: int, started_at: int, zone: str) -> str:
+    """Return the name of a picture below the folder: by the event's local date.
+
+    Raises:
+        ValueError: an id that is none.
+    """
+    if not _GENERATOR.fullmatch(generator_id):
+        raise ValueError(f"generator_id is {generator_id!r}; 16 hexadecimal digits")
+    date = local(started_at, zone).date().isoformat()
+    return f"{date}/{UUID(event_id)}-{generator_id}-{int(seed)}.png"
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
