@@ -28,6 +28,7 @@ MARGIN = 6
 INK, PAPER = (235, 235, 235), (24, 24, 24)
 DIGITAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for pictures that a trained model made; programs that show pictures know it"""
+XMP_KEY = "XML:com.adobe.xmp"
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
     'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
@@ -80,22 +81,22 @@ class Provenance:
 
     @property
     def caption(self) -> str:
-        """Return what people are told: generated, species, probability."""
-        name = self.common_name if can_write(self.common_name) else self.scientific_name
-        told = ["generated", name]
-        if self.probability is not None:
-            told.append(f"{self.probability:.2f}")
-        return " · ".join(told)
+        """Return what people are told (see `caption_of`)."""
+        return caption_of(self.scientific_name, self.common_name, self.probability)
+
+
+def caption_of(scientific_name: str, common_name: str, probability: float | None) -> str:
+    """Return what people are told of a picture: generated, species, probability."""
+    name = common_name if can_write(common_name) else scientific_name
+    told = ["generated", name]
+    if probability is not None:
+        told.append(f"{probability:.2f}")
+    return " · ".join(told)
 
 
 def encode(pixels: Pixels, provenance: Provenance) -> bytes:
     """Return the picture as it was painted, as PNG with its provenance."""
     return to_png(Image.fromarray(pixels), provenance.texts)
-
-
-def encode_for_display(pixels: Pixels, provenance: Provenance) -> bytes:
-    """Return the picture enlarged, over a strip that says what it is, as PNG."""
-    return to_png(captioned(enlarge(pixels), provenance.caption), provenance.texts)
 
 
 def enlarge(pixels: Pixels, width: int = DISPLAY_WIDTH) -> Image.Image:
@@ -120,8 +121,9 @@ def to_png(picture: Image.Image, texts: dict[str, str]) -> bytes:
     """Return a PNG with text chunks and the mark of IPTC for generated pictures."""
     chunks = PngImagePlugin.PngInfo()
     for key, text in texts.items():
-        chunks.add_text(key, text)
-    chunks.add_itxt("XML:com.adobe.xmp", XMP)
+        if key != XMP_KEY:
+            chunks.add_text(key, text)
+    chunks.add_itxt(XMP_KEY, XMP)
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True, pnginfo=chunks)
     return file.getvalue()
