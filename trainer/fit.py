@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fieldstation.errors import MendableError
 from trainer.data.corpus import Sources
 from trainer.data.recordings import DataError
 
@@ -17,6 +18,7 @@ EXAMPLES = """examples:
   python -m trainer.fit encoder --data ../shared/data/garden --profile paper
   python -m trainer.fit encoder --data birds --fold 0 --run runs/first --resume
   python -m trainer.fit encoder --data birds --all --tiers A,B -o bundles/mine
+  python -m trainer.fit generator --data birds --images photographs --encoder bundles/mine
 
 A folder of data holds recordings.csv (columns file, scientific_name, and more where known), or
 one folder a species. An interrupted training goes on with the same command and --resume.
@@ -31,8 +33,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="encoder")
+    commands = top.add_subparsers(dest="command", required=True, metavar="encoder|generator")
     _add_encoder(commands)
+    _add_generator(commands)
     return top
 
 
@@ -40,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line about a mistake."""
     options = parser().parse_args(arguments)
     try:
-        return _fit_encoder(options)
-    except (DataError, ValueError) as error:
+        return {"encoder": _fit_encoder, "generator": _fit_generator}[options.command](options)
+    except (MendableError, DataError, ValueError) as error:
         print(f"trainer.fit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -90,6 +93,78 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--thresholds-from", type=Path, metavar="BUNDLE", help="of a held-out run, for --all")
     add("--precision", type=float, default=0.9, help="of events (default: %(default)s)")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle")
+
+
+def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    generator = commands.add_parser(
+        "generator",
+        help="the painter: a picture of who called",
+        description="Train the generator on an encoder's embeddings of calls.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = generator.add_argument
+    add("--data", type=Path, required=True, metavar="FOLDER", help="recordings of the species")
+    add("--images", type=Path, required=True, metavar="FOLDER", help="photographs, images.csv")
+    add("--encoder", required=True, metavar="BUNDLE", help="whose embeddings it is made for")
+    add("--background", type=Path, metavar="FOLDER", help="no birds (default: beside --data)")
+    add("--profile", default="field", help="paper or field (default: %(default)s)")
+    add("--size", default="nano", help="nano, small, base (default: %(default)s)")
+    add("--condition", default="embedding", help="embedding, label, mel (default: %(default)s)")
+    add("--images-seen", type=int, metavar="N", help="train until then (default: the profile's)")
+    add("--pretrain-images", type=int, metavar="N", help="of them, the other species' first")
+    add("--time-limit", type=float, metavar="S", help="stop, saved, after this long")
+    split = generator.add_mutually_exclusive_group()
+    split.add_argument("--fold", type=int, default=0, help="calls left out (default: %(default)s)")
+    split.add_argument("--all", action="store_true", help="train on every fold")
+    add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
+    add("--batch-size", type=int, metavar="N", help="default: the profile's")
+    add("--learning-rate", type=float, metavar="RATE", help="default: the profile's")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    add("--precision", default="auto", help="auto, fp32, bf16 (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="1 where the cores are shared (default: all)")
+    add("--shuffled", action="store_true", help="pair with any call: must learn nothing of calls")
+    add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-SIZE-…)")
+    add("--cache", type=Path, default=Path("work"), help="decoded data (default: %(default)s)")
+    add("--resume", action="store_true", help="go on from the checkpoint in --run")
+
+
+def _fit_generator(options: argparse.Namespace) -> int:
+    from trainer.generator.fitting import GeneratorOrder, fit_generator
+
+    fold = None if options.all else options.fold
+    name = f"{options.profile}-{options.size}-{options.condition}-" + (
+        "all" if options.all else f"fold{fold}"
+    )
+    order = GeneratorOrder(
+        data=options.data,
+        images=options.images,
+        encoder=options.encoder,
+        folder=options.run or Path("runs") / name,
+        cache=options.cache,
+        background=options.background or _if_there(options.data.parent / "background"),
+        profile=options.profile,
+        size=options.size,
+        condition=options.condition,
+        images_seen=options.images_seen,
+        pretrain_images=options.pretrain_images,
+        fold=fold,
+        tiers=tuple(options.tiers.split(",")) if options.tiers else None,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        device=options.device,
+        precision=options.precision,
+        n_threads=options.threads,
+        resume=options.resume,
+        time_limit_s=options.time_limit,
+        shuffled=options.shuffled,
+    )
+    fitted = fit_generator(order)
+    more = "" if fitted.finished else "; go on with the same command and --resume"
+    print(f"{order.folder}: {fitted.progress.images_seen} images seen{more}")
+    return 0
 
 
 def _fit_encoder(options: argparse.Namespace) -> int:

@@ -1,0 +1,255 @@
+"""From photographs and an encoder's bundle to a trained generator: `trainer.fit generator`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fieldstation.bundle import Bundle, find_bundle, load_bundle
+from trainer.data.images import GARDEN, TRAIN, load_images, read_photographs
+from trainer.encoder.fitting import OrderError, choose_device, describe_device
+from trainer.generator.course import Lessons, lessons_for, pixels_of, shuffled
+from trainer.generator.diffusion import Denoiser
+from trainer.generator.embeddings import Calls, load_calls
+from trainer.generator.networks import UNet, count_weights
+from trainer.generator.profiles import CONDITIONS, Profile, config_named, profile_named
+from trainer.generator.sheets import Look
+from trainer.generator.training import (
+    Generator,
+    Plan,
+    Progress,
+    Training,
+    load_checkpoint,
+    train,
+)
+
+IMAGES_SEEN = {"paper": 100_000, "field": 400_000}
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorOrder:
+    """What the command line asks for."""
+
+    data: Path
+    """Recordings of the species"""
+    images: Path
+    encoder: str
+    """Bundle, by path or name"""
+    folder: Path
+    """Checkpoints, metrics, sheets and result"""
+    cache: Path
+    """Decoded audio, embeddings and cropped pixels"""
+    background: Path | None = None
+    """Mixed beneath some variants of the calls"""
+    profile: str = "field"
+    size: str = "nano"
+    condition: str = "embedding"
+    images_seen: int | None = None
+    """None: as `IMAGES_SEEN` says"""
+    pretrain_images: int | None = None
+    """None: the profile's share, or what the checkpoint was begun with"""
+    fold: int | None = 0
+    tiers: tuple[str, ...] | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    n_threads: int | None = None
+    resume: bool = False
+    time_limit_s: float | None = None
+    shuffled: bool = False
+    """Pair species with any call: the twin that must stay at chance"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedGenerator:
+    """A trained generator with what it learnt from."""
+
+    training: Training
+    progress: Progress
+    order: GeneratorOrder
+    encoder: Bundle
+    calls: Calls
+    result: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Return whether all images were seen."""
+        return self.progress.images_seen >= self.training.plan.images_seen
+
+
+def fit_generator(order: GeneratorOrder) -> FittedGenerator:
+    """Train a generator, as far as its time limit lets it, and write its result.
+
+    Raises:
+        DataError, OrderError, ValueError, BundleError: data, order, checkpoint or encoder do not
+            fit.
+    """
+    check_order(order)
+    if order.n_threads:
+        torch.set_num_threads(order.n_threads)
+    profile = profile_named(order.profile)
+    encoder = load_bundle(find_bundle(order.encoder))
+    images = load_images(read_photographs(order.images), order.cache)
+    calls = load_calls(encoder, order.data, order.cache, order.background, order.tiers)
+    calls = calls.without_fold(order.fold)
+    lessons = lessons_for(images, calls, profile, order.condition)
+    lessons = shuffled(lessons) if order.shuffled else lessons
+    training = set_up(order, profile, encoder, lessons)
+    progress = start_or_resume(training, resume=order.resume)
+    train(training, progress)
+    result = describe_result(order, training, progress)
+    (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    return FittedGenerator(training, progress, order, encoder, calls, result)
+
+
+def set_up(order: GeneratorOrder, profile: Profile, encoder: Bundle, lessons: Lessons) -> Training:
+    """Return a training at its beginning."""
+    device, plan = choose_device(order.device), plan_of(order, profile)
+    precision = choose_precision(order.precision, device)
+    torch.manual_seed(order.seed)
+    network = UNet(config_named(profile, order.size))
+    diffusion = profile.diffusion(pixel_deviation(lessons))
+    generator = Generator(Denoiser(network, diffusion), len(lessons.species))
+    generator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Training(
+        generator=generator,
+        average=copy.deepcopy(generator).requires_grad_(False),
+        optimiser=torch.optim.Adam(
+            generator.parameters(), plan.learning_rate, betas=(0.9, 0.99), fused=True
+        ),
+        lessons=lessons,
+        profile=profile,
+        plan=plan,
+        identity=identity_of(order, encoder, lessons, plan),
+        device=device,
+        precision=precision,
+        folder=order.folder,
+        judge=Look(lessons, profile, device, precision, order.folder),
+    )
+
+
+def plan_of(order: GeneratorOrder, profile: Profile) -> Plan:
+    """Return how long an order trains; where it goes on, as its checkpoint was begun."""
+    images_seen = order.images_seen or IMAGES_SEEN[profile.name]
+    pretrain = order.pretrain_images
+    kept = order.folder / "plan.json"
+    if pretrain is None and order.resume and kept.is_file():
+        pretrain = json.loads(kept.read_text(encoding="utf-8"))["pretrain_images"]
+    return Plan(
+        images_seen=images_seen,
+        pretrain_images=round(profile.pretrain_share * images_seen)
+        if pretrain is None
+        else pretrain,
+        batch_size=order.batch_size or profile.batch_size,
+        learning_rate=order.learning_rate or profile.learning_rate,
+        seed=order.seed,
+        time_limit_s=order.time_limit_s,
+    )
+
+
+def identity_of(
+    order: GeneratorOrder, encoder: Bundle, lessons: Lessons, plan: Plan
+) -> dict[str, Any]:
+    """Return what must be the same for a training to go on."""
+    heard = hashlib.sha256(lessons.conditions.tobytes())
+    return {
+        "profile": order.profile,
+        "size": order.size,
+        "condition": order.condition,
+        "seed": order.seed,
+        "fold": order.fold,
+        "shuffled": order.shuffled,
+        "batch_size": plan.batch_size,
+        "encoder_id": encoder.encoder_id,
+        "images": lessons.images.content_hash[:16],
+        "calls": heard.hexdigest()[:16],
+    }
+
+
+def start_or_resume(training: Training, *, resume: bool) -> Progress:
+    """Return where to begin.
+
+    Raises:
+        OrderError: there is a checkpoint and nobody said what to do with it.
+    """
+    training.folder.mkdir(parents=True, exist_ok=True)
+    exists = training.checkpoint.is_file()
+    if exists and not resume:
+        raise OrderError(
+            f"{training.folder} holds a checkpoint: add --resume to go on, or give another --run"
+        )
+    begun = {"pretrain_images": training.plan.pretrain_images}
+    (training.folder / "plan.json").write_text(json.dumps(begun) + "\n", "utf-8")
+    return load_checkpoint(training) if exists else Progress()
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return what convolutions run in: bfloat16 where the device has units for it.
+
+    Emulated, bfloat16 takes ten times as long as float32.
+    """
+    if name == "auto":
+        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def pixel_deviation(lessons: Lessons) -> float:
+    """Return the standard deviation of the garden's training pixels, in -1..1."""
+    pixels = pixels_of(lessons, lessons.images.where(GARDEN, TRAIN))
+    return round(float(pixels.std()), 4)
+
+
+def check_order(order: GeneratorOrder) -> None:
+    """Check what an order says before anything is read.
+
+    Raises:
+        ValueError: a name that there is none of.
+    """
+    config_named(profile_named(order.profile), order.size)
+    for what, name, known in (
+        ("condition", order.condition, CONDITIONS),
+        ("precision", order.precision, PRECISIONS),
+    ):
+        if name not in known:
+            raise ValueError(f"{what} is {name!r}; one of {', '.join(known)}")
+
+
+def describe_result(
+    order: GeneratorOrder, training: Training, progress: Progress
+) -> dict[str, Any]:
+    """Return what a reader needs to repeat or doubt a training."""
+    plan, network = training.plan, training.generator.denoiser.network
+    return {
+        **training.identity,
+        "images_seen": progress.images_seen,
+        "pretrain_images": min(plan.pretrain_images, progress.images_seen),
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "learning_rate": plan.learning_rate,
+        "n_weights": count_weights(network),
+        "precision": str(training.precision).removeprefix("torch."),
+        "tiers": order.tiers,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": describe_device(training.device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "skipped": dict(training.lessons.images.skipped),
+        "history": progress.history,
+    }

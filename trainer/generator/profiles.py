@@ -1,0 +1,130 @@
+"""Profiles and sizes of the generator: what `--profile` and `--size` name. Needs torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from trainer.generator.augmentation import Augmentation
+from trainer.generator.diffusion import Ddpm, Diffusion, Edm
+from trainer.generator.networks import UNetConfig
+
+CONDITIONS = ("embedding", "label", "mel")
+Named = TypeVar("Named")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How a generator is made and trained."""
+
+    name: str
+    diffusion: Callable[[float], Diffusion]
+    """From the standard deviation of the images' pixels"""
+    sizes: Mapping[str, UNetConfig]
+    pairing: str
+    """`drawn`: any call of a species with any photograph of it; `circular`: the paper's"""
+    augmentation: Augmentation | None
+    batch_size: int
+    learning_rate: float
+    warmup_images: int
+    """In which the rate rises"""
+    cooldown_share: float
+    """Of all images, at the end, over which the rate falls"""
+    label_share: float
+    """Of training where the species' vector stands in for the embedding"""
+    null_share: float
+    """Of training without any condition (Ho & Salimans 2022)"""
+    class_power: float
+    """A species with n photographs is drawn n^power times as often as one with one"""
+    pretrain_share: float
+    """Of all images, seen before the garden's own"""
+    average_width: float
+    """Of the weights' power-function average, as a share of the training"""
+    solver: str
+    n_steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+    """Noise levels at which guidance is worth its second call (Kynkäänniemi et al. 2024)"""
+
+
+NANO = UNetConfig(widths=(64, 128, 256), n_blocks=1, n_attending=1, dropout=0.1)
+SMALL = UNetConfig(widths=(128, 256, 384), n_blocks=2, n_attending=2, n_embedding=512, dropout=0.1)
+BASE = UNetConfig(widths=(192, 384, 384), n_blocks=3, n_attending=2, n_embedding=768, dropout=0.1)
+SIZES = {"nano": NANO, "small": SMALL, "base": BASE}
+
+
+def _like_minimagen(config: UNetConfig) -> UNetConfig:
+    """Return a U-Net with learnt resampling and attention one resolution further up."""
+    return replace(config, learnt_resampling=True, dropout=0.0, n_attending=2)
+
+
+PROFILES = {
+    "paper": Profile(
+        name="paper",
+        diffusion=lambda _: Ddpm(),
+        sizes={name: _like_minimagen(config) for name, config in SIZES.items()},
+        pairing="circular",
+        augmentation=None,
+        batch_size=16,
+        learning_rate=3e-4,
+        warmup_images=5_000,
+        cooldown_share=0.0,
+        label_share=0.0,
+        null_share=0.1,
+        class_power=1.0,
+        pretrain_share=0.0,
+        average_width=0.05,
+        solver="ancestral",
+        n_steps=1000,
+        guidance_scale=2.0,
+        guidance_interval=(0.0, float("inf")),
+    ),
+    "field": Profile(
+        name="field",
+        diffusion=Edm,
+        sizes=SIZES,
+        pairing="drawn",
+        augmentation=Augmentation(),
+        batch_size=16,
+        learning_rate=3e-4,
+        warmup_images=5_000,
+        cooldown_share=0.25,
+        label_share=0.15,
+        null_share=0.15,
+        class_power=0.5,
+        pretrain_share=0.4,
+        average_width=0.05,
+        solver="dpmpp_2m",
+        n_steps=16,
+        guidance_scale=1.5,
+        guidance_interval=(0.3, 10.0),
+    ),
+}
+
+
+def profile_named(name: str) -> Profile:
+    """Return a profile.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    return _named("profile", name, PROFILES)
+
+
+def config_named(profile: Profile, size: str) -> UNetConfig:
+    """Return the network of a profile's size.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    return _named("size", size, profile.sizes)
+
+
+def _named(what: str, name: str, known: Mapping[str, Named]) -> Named:
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
+    raise ValueError(f"{what} is {name!r}; {hint}")

@@ -1,0 +1,306 @@
+"""The training loop: resumable to the step, by images seen or by the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from trainer.data.images import GARDEN, PRETRAIN
+from trainer.generator.augmentation import augmented, mirrored
+from trainer.generator.course import NULL, Draw, Lessons, draw, pixels_of
+from trainer.generator.diffusion import Denoiser, loss_of, power_decay
+from trainer.generator.networks import N_CONDITION
+from trainer.generator.profiles import Profile
+
+CHECKPOINT_EVERY_S = 180.0
+LINE_EVERY = 2_000
+"""Images between two lines of metrics"""
+JUDGE_EVERY = 20_000
+"""Images between two measurements on `val` and sheets of samples"""
+
+Judge = Callable[["Generator", "Progress"], Mapping[str, Any]]
+"""What is measured now and then, of the average"""
+
+
+class Generator(nn.Module):
+    """A denoiser with the vectors that it is told instead of a call."""
+
+    def __init__(self, denoiser: Denoiser, n_species: int) -> None:
+        """Build it; the label vectors begin like embeddings, far apart, the null vector as zero."""
+        super().__init__()
+        self.denoiser = denoiser
+        self.labels = nn.Parameter(torch.randn(n_species, N_CONDITION))
+        self.null = nn.Parameter(torch.zeros(N_CONDITION))
+
+    def conditions(self, drawn: Draw, rows: Tensor) -> Tensor:
+        """Return a batch's conditions [batch, 512] from rows of calls, label and null vectors."""
+        species = torch.from_numpy(drawn.species).to(rows.device)
+        is_row = torch.from_numpy(drawn.row >= 0).to(rows.device)[:, None]
+        vectors = torch.where((species == NULL)[:, None], self.null, self.labels[species])
+        return torch.where(is_row, rows, vectors)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a training stands: everything a checkpoint keeps beside the weights."""
+
+    step: int = 0
+    images_seen: int = 0
+    """Those of the pre-training included"""
+    seconds: float = 0.0
+    loss: float = 0.0
+    """Sum over the steps since the last line"""
+    n_losses: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """What the judge said"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how fast."""
+
+    images_seen: int
+    pretrain_images: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    time_limit_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """A generator, its optimiser, what they learn from, and the folder they are kept in."""
+
+    generator: Generator
+    average: Generator
+    """Power-function average of its weights"""
+    optimiser: torch.optim.Optimizer
+    lessons: Lessons
+    profile: Profile
+    plan: Plan
+    identity: Mapping[str, Any]
+    """What a checkpoint must agree in to be gone on from"""
+    device: torch.device
+    precision: torch.dtype
+    """Of the network's convolutions: float32, or bfloat16 under autocast"""
+    folder: Path
+    judge: Judge
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return where the checkpoint is kept."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """Return the JSONL file of the training."""
+        return self.folder / "metrics.jsonl"
+
+
+def train(training: Training, progress: Progress) -> Progress:
+    """Train from `progress` until the images are seen, the time is over or a signal comes."""
+    plan, began_at = training.plan, time.monotonic()
+    saved_at = since = began_at
+    with stop_signal() as asked, _bar(plan, progress) as bar:
+        while progress.images_seen < plan.images_seen:
+            progress.loss += take_step(training, progress)
+            progress.n_losses += 1
+            progress.step += 1
+            progress.images_seen += plan.batch_size
+            now = time.monotonic()
+            progress.seconds, since = progress.seconds + now - since, now
+            bar.update(plan.batch_size)
+            report(training, progress)
+            if now - saved_at > CHECKPOINT_EVERY_S:
+                save_checkpoint(training, progress)
+                saved_at = now
+            if asked() or (plan.time_limit_s and now - began_at > plan.time_limit_s):
+                break
+    save_checkpoint(training, progress)
+    return progress
+
+
+def take_step(training: Training, progress: Progress) -> float:
+    """Learn from one batch, all chance drawn from seed and step; return its mean loss."""
+    plan = training.plan
+    chance = np.random.default_rng((plan.seed, progress.step))
+    torch.manual_seed(int(chance.integers(2**62)))  # dropout's
+    set_rate(training, progress.images_seen)
+    training.generator.train()
+    loss = batch_loss(training, group_at(training, progress.images_seen), chance)
+    training.optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(training.generator.parameters(), 1.0)
+    training.optimiser.step()
+    follow(
+        training.average,
+        training.generator,
+        power_decay(progress.step, training.profile.average_width),
+    )
+    return float(loss.detach())
+
+
+def batch_loss(training: Training, group: str, chance: np.random.Generator) -> Tensor:
+    """Return the mean loss of one batch of a group of photographs."""
+    lessons, profile, device = training.lessons, training.profile, training.device
+    drawn = draw(lessons, profile, group, training.plan.batch_size, chance)
+    images = mirrored(torch.from_numpy(pixels_of(lessons, drawn.image)), chance)
+    augment = None
+    if profile.augmentation is not None:
+        images, augment = augmented(images, profile.augmentation, chance)
+        augment = augment.to(device)
+    denoiser = training.generator.denoiser
+    sigma = torch.from_numpy(denoiser.diffusion.draw_sigma(len(images), chance)).float()
+    noise = torch.from_numpy(chance.standard_normal(images.shape, np.float32))
+    rows = torch.from_numpy(lessons.conditions[drawn.row]).to(device)
+    condition = training.generator.conditions(drawn, rows)
+    with autocast(device, training.precision):
+        losses = loss_of(
+            denoiser, images.to(device), sigma.to(device), noise.to(device), condition, augment
+        )
+    return losses.mean()
+
+
+def group_at(training: Training, images_seen: int) -> str:
+    """Return which photographs are learnt from after so many."""
+    pretrains = PRETRAIN in training.lessons.groups
+    return PRETRAIN if pretrains and images_seen < training.plan.pretrain_images else GARDEN
+
+
+def set_rate(training: Training, images_seen: int) -> None:
+    """Set the learning rate for where the training stands."""
+    rate = training.plan.learning_rate * rate_factor(training, images_seen)
+    for group in training.optimiser.param_groups:
+        group["lr"] = rate
+
+
+def rate_factor(training: Training, images_seen: int) -> float:
+    """Return the rate's factor: a rise, a plateau that any length suits, a fall at the end."""
+    profile, total = training.profile, training.plan.images_seen
+    rise = min(1.0, (images_seen + 1) / max(1, min(profile.warmup_images, total // 10)))
+    falls_over = profile.cooldown_share * total
+    left = (total - images_seen) / falls_over if falls_over else 1.0
+    return rise * max(0.02, min(1.0, math.sqrt(max(0.0, left))))
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move an average towards a network."""
+    mine: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(network.parameters())
+    torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+
+def autocast(
+    device: torch.device, precision: torch.dtype
+) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which convolutions run in bfloat16; fp32 is none."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def report(training: Training, progress: Progress) -> None:
+    """Write a line where one is due; measure and sample where that is due, and at the end."""
+    ended = progress.images_seen >= training.plan.images_seen
+    judging = ended or _passed(progress, training.plan, JUDGE_EVERY)
+    if not judging and not _passed(progress, training.plan, LINE_EVERY):
+        return
+    line: dict[str, Any] = {
+        "step": progress.step,
+        "images_seen": progress.images_seen,
+        "seconds": round(progress.seconds, 1),
+        "loss": progress.loss / max(1, progress.n_losses),
+        "group": group_at(training, progress.images_seen - 1),
+        "learning_rate": training.optimiser.param_groups[0]["lr"],
+    }
+    if judging:
+        started_at = time.monotonic()
+        line |= training.judge(training.average.eval(), progress)
+        progress.seconds += time.monotonic() - started_at
+        progress.history.append(line)
+    with training.metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    progress.loss, progress.n_losses = 0.0, 0
+
+
+def save_checkpoint(training: Training, progress: Progress) -> None:
+    """Write everything that resuming needs, whole or not at all."""
+    state: dict[str, Any] = {
+        "identity": dict(training.identity),
+        "pretrain_images": training.plan.pretrain_images,
+        "generator": training.generator.state_dict(),
+        "average": training.average.state_dict(),
+        "optimiser": training.optimiser.state_dict(),
+        "progress": {name: getattr(progress, name) for name in Progress.__slots__},
+    }
+    temporary = training.checkpoint.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(training.checkpoint)
+
+
+def load_checkpoint(training: Training) -> Progress:
+    """Bring a training to where its checkpoint stands.
+
+    Raises:
+        ValueError: the checkpoint is of another training.
+    """
+    state = torch.load(training.checkpoint, map_location=training.device, weights_only=True)
+    for name, wanted in training.identity.items():
+        if (found := state["identity"].get(name)) != wanted:
+            raise ValueError(
+                f"{training.checkpoint} was trained with {name} {found!r}, not {wanted!r}: "
+                "give another --run, or drop --resume"
+            )
+    training.generator.load_state_dict(state["generator"])
+    training.average.load_state_dict(state["average"])
+    training.optimiser.load_state_dict(state["optimiser"])
+    return Progress(**state["progress"])
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """Yield whether SIGINT or SIGTERM has come: a step is finished before the training stops."""
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _passed(progress: Progress, plan: Plan, every: int) -> bool:
+    """Return whether the last step passed a multiple of `every`."""
+    return progress.images_seen // every > (progress.images_seen - plan.batch_size) // every
+
+
+def _bar(plan: Plan, progress: Progress) -> Any:
+    return tqdm(
+        initial=progress.images_seen,
+        total=plan.images_seen,
+        unit="image",
+        unit_scale=True,
+        mininterval=2.0,
+        disable=None,
+    )
