@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -28,6 +28,7 @@ from fieldstation.mqtt.connection import (
     Ticket,
 )
 from fieldstation.mqtt.messages import Coverage, Receipt, Refusal, Topics, Unfit
+from fieldstation.mqtt.seldom import Seldom
 from fieldstation.records import Detection, Interval, Quarantined
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ SESSION_S = 7 * 24 * 3600
 TURN_S = 0.5
 KINDS = ("detection", "coverage")
 IN_THE_LOG = ("new", "same")
-QUARANTINE_BYTES = 64 * 1024
-"""Of a payload beyond the wire's limit only the beginning is kept"""
 
 
 class Log(Protocol):
@@ -55,8 +54,8 @@ class Log(Protocol):
         """Commit a station's intervals."""
         ...
 
-    def quarantine(self, message: Quarantined) -> None:
-        """Commit a message that does not fit."""
+    def quarantine(self, *messages: Quarantined) -> None:
+        """Commit messages that do not fit."""
         ...
 
 
@@ -116,6 +115,7 @@ class Logger:
         self._backoff = backoff or Backoff(0.5, 30.0)
         self._turn_s = turn_s
         self._inbox: SimpleQueue[Delivery] = SimpleQueue()
+        self._misfits = Seldom(_warn)
         self._fault = ""
         self._n_recorded = self._n_repeated = self._n_refused = 0
 
@@ -126,6 +126,7 @@ class Logger:
                 self._connection.check()
                 if deliveries := self._take():
                     self._keep_trying(deliveries, stop, beat)
+                self._misfits.turn()
                 beat()
 
     def state(self) -> LoggerState:
@@ -212,8 +213,10 @@ class Logger:
         for coverage in batch.coverages:
             self._log.record_coverage(coverage.station, coverage.station_key, coverage.intervals)
             done[coverage.station].append(coverage.message_id)
+        self._set_aside(batch.unfit, now)
         for delivery, reason in batch.unfit:
-            self._set_aside(delivery, reason, now, refused)
+            for station, refusal in _refusal(delivery, reason):
+                refused[station].append(refusal)
         self._count(outcomes, refused)
         now = self._wall()
         return [
@@ -221,21 +224,14 @@ class Logger:
             for station in {**done, **refused}
         ]
 
-    def _set_aside(
-        self,
-        delivery: Delivery,
-        reason: str,
-        now: int,
-        refused: defaultdict[str, list[Refusal]],
-    ) -> None:
-        """Quarantine a message, and tell its station where it still shows an id."""
-        payload = delivery.payload[:QUARANTINE_BYTES]
-        self._log.quarantine(Quarantined(now, delivery.topic, payload, reason))
-        log.warning("%s: put into quarantine: %s", delivery.topic, reason)
-        with suppress(Unfit):
-            station, _ = messages.split_topic(delivery.topic)
-            if (found := messages.legible_id(delivery.payload)) is not None:
-                refused[station].append(Refusal(found, reason))
+    def _set_aside(self, unfit: Sequence[tuple[Delivery, str]], now: int) -> None:
+        """Quarantine what does not fit, in one transaction: each costs the disk as much as all."""
+        if unfit:
+            self._log.quarantine(
+                *(Quarantined(now, found.topic, found.payload, reason) for found, reason in unfit)
+            )
+        for found, reason in unfit:
+            self._misfits.say(f"{found.topic[:200]!a}: put into quarantine: {reason}")
 
     def _count(self, outcomes: Sequence[str], refused: dict[str, list[Refusal]]) -> None:
         self._n_recorded += sum(outcome == "new" for outcome in outcomes)
@@ -262,6 +258,18 @@ def sort(deliveries: Sequence[Delivery]) -> Batch:
         except Unfit as error:
             batch.unfit.append((delivery, str(error)))
     return batch
+
+
+def _warn(text: str) -> None:
+    log.warning("%s", text)
+
+
+def _refusal(delivery: Delivery, reason: str) -> Iterator[tuple[str, Refusal]]:
+    """Yield whom to tell what of an unfit message, where it still shows its station and its id."""
+    with suppress(Unfit):
+        station, _ = messages.split_topic(delivery.topic)
+        if (found := messages.legible_id(delivery.payload)) is not None:
+            yield station, Refusal(found, reason)
 
 
 def wait_until(deadline: float, stop: Event, beat: Callable[[], None]) -> None:

@@ -30,6 +30,7 @@ from fieldstation.mqtt.connection import (
     Ticket,
 )
 from fieldstation.mqtt.messages import Status, Topics, Unfit
+from fieldstation.mqtt.seldom import Seldom
 from fieldstation.records import Message, OutboxRow
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,10 @@ SOON_S = 3.0
 a moment later than we published, and a broker that does not know it kept nothing for it"""
 LONGEST_RESEND_S = 900.0
 TURN_S = 0.5
-INBOX_LIMIT = 2_000
-"""Messages from the broker that may wait for a slow disk; more are dropped, and asked for again"""
+INBOX_LIMIT = 300
+"""What may wait for a slow disk; more receipts are dropped, and asked for again"""
+MAXIMUM_PACKET = messages.MAX_PAYLOAD + 1024
+"""Bytes: no receipt is larger, and so many of what is may not wait in our memory"""
 WITH_RECEIPT = ("detection", "coverage", "image")
 """Kinds that a logger keeps; for the others the broker's word is enough"""
 
@@ -168,12 +171,15 @@ class Publisher:
         self._outbox_fault = ""
         self._n_confirmed = self._n_resent = self._n_refused = 0
         self._twin = ""
+        self._oddities, self._twins = Seldom(_complain), Seldom(_complain)
 
     def run(self, stop: Event, beat: Callable[[], None]) -> None:
         """Publish until `stop`; then the broker tells our will, `offline`."""
         with self._connection.open(self._session(), self):
             while not stop.is_set():
                 self._turn()
+                self._oddities.turn()
+                self._twins.turn()
                 beat()
 
     def wake(self) -> None:
@@ -222,7 +228,8 @@ class Publisher:
     def _session(self) -> Session:
         will = messages.status_message(Status(self._topics.station, self._key, online=False))
         wanted = (Subscription(self._topics.logged), Subscription(self._topics.status))
-        return Session(f"fieldstation-{self._key}", wanted, will)
+        name = f"fieldstation-{self._key}"
+        return Session(name, wanted, will, maximum_packet=MAXIMUM_PACKET)
 
     def _turn(self) -> None:
         """Wait for something to happen, at most `turn_s`; act on it; send what may be sent."""
@@ -340,13 +347,13 @@ class Publisher:
             else:
                 self._see_status(messages.read_status(delivery.topic, delivery.payload))
         except Unfit as error:
-            log.warning("%s: not understood: %s", delivery.topic, error)
+            self._oddities.say(f"{delivery.topic}: not understood: {error}")
 
     def _take_receipt(self, receipt: messages.Receipt) -> None:
         if not self._trust.accepts(receipt.logger_id):
             return
         for refusal in receipt.refused:
-            log.error("the logger keeps %s in quarantine: %s", refusal.id, refusal.reason)
+            self._oddities.say(f"the logger keeps {refusal.id} in quarantine: {refusal.reason}")
         self._n_refused += len(receipt.refused)
         self._confirm([*receipt.ids, *(refusal.id for refusal in receipt.refused)])
 
@@ -365,12 +372,9 @@ class Publisher:
         if status.station_key != self._key:
             twin = status.station_key if status.online else ""
             if twin and twin != self._twin:
-                log.error(
-                    "another station (key %s) is called %s too; this one has key %s: give one of "
-                    "them another station.name",
-                    twin,
-                    self._topics.station,
-                    self._key,
+                self._twins.say(
+                    f"another station (key {twin}) is called {self._topics.station} too; this one "
+                    f"has key {self._key}: give one of them another station.name"
                 )
             self._twin = twin
         elif not status.online:
@@ -383,3 +387,7 @@ class Publisher:
         elif self._outbox_fault and not fault:
             log.info("the outbox can be read again")
         self._outbox_fault = fault
+
+
+def _complain(text: str) -> None:
+    log.error("%s", text)

@@ -70,10 +70,10 @@ class LateLog:
         with self._kept() as log:
             log.record_coverage(station, station_key, intervals)
 
-    def quarantine(self, message: Quarantined) -> None:
+    def quarantine(self, *messages: Quarantined) -> None:
         """Keep what does not fit; see LogStore."""
         with self._kept() as log:
-            log.quarantine(message)
+            log.quarantine(*messages)
 
     def close(self) -> None:
         """Close it, if it ever opened."""

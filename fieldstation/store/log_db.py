@@ -154,10 +154,10 @@ class LogStore:
                 connection.execute(_growing(connection), rows)
             put_away(connection, unfit, self._quarantine_limit)
 
-    def quarantine(self, message: Quarantined) -> None:
-        """Keep a message that does not fit; the newest stay, the number dropped is counted."""
+    def quarantine(self, *messages: Quarantined) -> None:
+        """Keep messages that do not fit; the newest stay, the number dropped is counted."""
         with self.database.write() as connection:
-            put_away(connection, [message], self._quarantine_limit)
+            put_away(connection, messages, self._quarantine_limit)
 
     def quarantined(self, limit: int = 100) -> list[Quarantined]:
         """Return what is in quarantine, newest first."""

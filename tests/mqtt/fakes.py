@@ -119,8 +119,8 @@ class Log:
     ) -> None:
         self.intervals.setdefault(station, []).extend(intervals)
 
-    def quarantine(self, message: Quarantined) -> None:
-        self.quarantined.append(message)
+    def quarantine(self, *messages: Quarantined) -> None:
+        self.quarantined += messages
 
 
 class Listener:
