@@ -26,7 +26,7 @@ from trainer.data.windows import WindowGrid, WindowSet, active_windows
 from trainer.encoder.judging import activate
 from trainer.encoder.running import cpu_session
 
-FORMAT = 1
+FORMAT = 2
 """Part of the cache's key: raise it when a variant is made in another way"""
 N_VALUES = 512
 """Of a condition"""
@@ -140,8 +140,8 @@ def varied(
     """Return windows as another microphone at another distance might have heard them."""
     out = np.stack([_tilted(row, chance) for row in windows])
     if beneath is not None:
-        for row in out[chance.random(len(out)) < BACKGROUND_SHARE]:
-            row += _noise_for(row, beneath, chance)
+        for i in np.flatnonzero(chance.random(len(out)) < BACKGROUND_SHARE):
+            out[i] += _noise_for(out[i], beneath, chance)
     gain = 10 ** (chance.uniform(*GAIN_DB, (len(out), 1)) / 20)
     return np.clip(out * gain, -1, 1).astype(np.float32)
 
