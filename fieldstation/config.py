@@ -17,6 +17,7 @@ import tomllib
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -117,6 +118,29 @@ def _wrong_database(url: str) -> str | None:
     if url and "://" not in url:
         return f"not a SQLAlchemy url: sqlite:///{url} or postgresql://…"
     return None
+
+
+def _wrong_listen(address: str) -> str | None:
+    if not address:
+        return None
+    try:
+        split_address(address)
+    except ValueError:
+        return "not an address: 127.0.0.1:9464, [::1]:9464, or 0.0.0.0:9464 for every network"
+    return None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `192.0.2.7:9464` or `[::1]:9464`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, _, port = address.rpartition(":")
+    ip = ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+    if (ip.version == 6) != host.startswith("[") or not 1 <= int(port) <= 65_535:
+        raise ValueError(address)
+    return str(ip), int(port)
 
 
 def system_timezone() -> str:
@@ -254,6 +278,15 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Numbers for Prometheus."""
+
+    listen: str = setting(
+        "", "Address to serve /metrics at, such as 127.0.0.1:9464; empty: none", check=_wrong_listen
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings, checked."""
 
@@ -265,6 +298,7 @@ class Settings:
     mqtt: MqttSettings = field(default_factory=MqttSettings)
     log: LogSettings = field(default_factory=LogSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:

@@ -20,6 +20,8 @@ CLOCK_STEP_S = 1.0
 STARTS_KEPT = 10_000
 LATE_S = 2.0
 """Sound that comes within this was late, not lost; what was lost, the next chunk's gap tells"""
+ASLEEP = "asleep"
+"""Cause of what was not to be heard by schedule"""
 SAME_FILE_SLACK_US = 2_000
 """Rounding between chunks of one recording"""
 
@@ -114,6 +116,22 @@ class Ledger:
         self._told = self._cursor
         if self._open.duration_s > 0:
             self._sink(self._open)
+
+
+def sums_between(intervals: Iterable[Interval], since: int, until: int) -> dict[str, float]:
+    """Return the seconds heard, lost and slept by schedule within [since, until).
+
+    Args:
+        intervals: of one station; what lies outside counts nothing, clock steps neither.
+    """
+    sums = {"heard": 0.0, "lost": 0.0, "asleep": 0.0}
+    for interval in intervals:
+        end = interval.started_at + round(interval.duration_s * US_PER_S)
+        inside_s = max(0, min(end, until) - max(interval.started_at, since)) / US_PER_S
+        kind = ASLEEP if interval.cause == ASLEEP else interval.state.value
+        if kind in sums:
+            sums[kind] += inside_s
+    return sums
 
 
 class Changes:

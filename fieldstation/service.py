@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from fieldstation import __version__, schedule
@@ -24,12 +25,13 @@ from fieldstation.audio.hours import RecordingHours, is_awake
 from fieldstation.audio.level import Level
 from fieldstation.audio.source import AudioSource, OnWait
 from fieldstation.bundle import Bundle
+from fieldstation.clips.retention import take_over
 from fieldstation.clips.ring import Ring
 from fieldstation.clips.speech import GateMissing, SpeechGate
 from fieldstation.clips.writer import ClipTags, ClipWriter
-from fieldstation.clock import US_PER_S, Clock, SystemClock, local
-from fieldstation.config import ConfigError, Settings
-from fieldstation.coverage import Changes, FileLedger, Ledger
+from fieldstation.clock import US_PER_S, Clock, SystemClock, instant_of, local
+from fieldstation.config import ConfigError, Settings, split_address
+from fieldstation.coverage import Changes, FileLedger, Ledger, sums_between
 from fieldstation.errors import redacted
 from fieldstation.listening import Listening
 from fieldstation.mqtt import messages
@@ -54,6 +56,9 @@ from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import StoreThread
 from fieldstation.supervisor import Supervisor
 from fieldstation.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from fieldstation.metrics import MetricsPage
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +132,7 @@ class Service:
         self._run_id = uuid4().hex
         self._awake = threading.Event()
         self._awake.set()
+        self._told: Mapping[str, object] = {}
         self._closing = ExitStack()
         self._open()
 
@@ -160,7 +166,7 @@ class Service:
         plan = self._plan
         self._store = StationStore(plan.state.station_db, self._clock)
         self._closing.callback(self._store.close)
-        self._store.give_up_clips()
+        self._store.settle_clips(take_over(plan.state.clips))
         self._log: LateLog | None = None
         if plan.settings.log.enabled:
             self._log = LateLog(plan.state.log_url(plan.settings.log.database))
@@ -206,6 +212,7 @@ class Service:
         self._listening = Listening(self._make_station(), self._ledger)
         self._listening.attach(self._source)
         self._minute = Chores(self._minute_chores())
+        self._metrics = self._make_metrics()
         upkeep = Upkeep(plan.settings, plan.state, plan.who, self._writer, self._log, self._clock)
         self._upkeep = Chores(upkeep.chores())
 
@@ -247,6 +254,15 @@ class Service:
             on_wait=lambda: self._listening.waited("disk"),
         )
         return writer, str(self._plan.state.clips)
+
+    def _make_metrics(self) -> MetricsPage | None:
+        if not (listen := self._plan.settings.metrics.listen):
+            return None
+        from fieldstation.metrics import MetricsPage, render  # no memory unless it is wanted
+
+        host, port = split_address(listen)
+        name = self._plan.who.name
+        return MetricsPage(host, port, lambda: render(name, self._told) if self._told else "")
 
     def _make_ledger(self) -> Ledger | FileLedger:
         last = self._store.last_interval()
@@ -314,6 +330,7 @@ class Service:
         self._logger_stage = start("logger", self._logger) if self._logger else None
         self._clips_stage = start("clips", self._clips) if self._clips else None
         self._listener = start("analysis", self._listening)
+        self._metrics_stage = start("metrics", self._metrics) if self._metrics else None
         self._chore_stages = [
             start("minute", self._minute),
             start("upkeep", self._upkeep, MAINTENANCE_DEADLINE_S),
@@ -342,7 +359,13 @@ class Service:
         self._writer.drain(STORE_DRAIN_S)
         patience_s = GOODBYE_S if self._plan.live else float("inf")
         done = self._wait(self._all_told, patience_s, tick)
-        last = [*self._chore_stages, self._publisher_stage, self._logger_stage, self._store_stage]
+        last = [
+            *self._chore_stages,
+            self._metrics_stage,
+            self._publisher_stage,
+            self._logger_stage,
+            self._store_stage,
+        ]
         for stage in filter(None, last):
             stage.stop()
         return done and self._listening.heard_all
@@ -393,7 +416,7 @@ class Service:
         return f"asleep until the hours begin ({hours})" if was_awake else ""
 
     def _tell_health(self) -> str:
-        values = self.health()
+        values = self._told = self.health()
         who = self._plan.who
         self._publisher.send_live(
             messages.health_message(who.name, who.key, Health(self._clock.wall(), values))
@@ -421,6 +444,7 @@ class Service:
             logged and (logged.fault or logged.connection.fault),
             self._clips and self._clips.fault,
             self._source.problem,
+            self._metrics and self._metrics.fault,
             *(f"{name}: {why}" for name, why in self._failed_chores().items()),
             *(f"{name} hangs" for name in self._supervisor.late()),
         ]
@@ -433,6 +457,7 @@ class Service:
             "encoder_id": self._plan.bundle.encoder_id,
             "heard_s": round(heard.seconds, 1),
             "lost_s": round(heard.lost_s, 3),
+            **self._today(),
             "n_gaps": heard.n_gaps,
             "n_clipped": heard.n_clipped,
             "n_events": heard.n_events,
@@ -447,6 +472,14 @@ class Service:
             "clips": self._clips_off,
             "problems": [problem for problem in problems if problem],
         }
+
+    def _today(self) -> dict[str, float]:
+        """Return the seconds heard, lost and slept since local midnight, over all runs."""
+        now = self._clock.wall()
+        moment = local(now, self._plan.who.timezone)
+        midnight = instant_of(moment.replace(hour=0, minute=0, second=0, microsecond=0))
+        sums = sums_between(self._store.intervals(midnight, now), midnight, now)
+        return {f"{kind}_today_s": round(seconds, 1) for kind, seconds in sums.items()}
 
     def _failed_chores(self) -> dict[str, str]:
         return {**self._minute.state(), **self._upkeep.state()}

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors"},
     "state": {"errors"},
     "access": {"config", "mqtt"},
+    "metrics": set(),
     "stages": {"clock", "errors"},
     "supervisor": {"clock", "notify", "stages"},
     "schedule": set(),

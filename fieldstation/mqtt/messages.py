@@ -4,7 +4,7 @@
                           /detection   QoS 1         one event
                           /logged      QoS 1         receipts of a logger
                           /coverage    QoS 1         what was heard and what was lost
-                          /health      QoS 0         every minute, never queued
+                          /health      retained      every minute, QoS 0, never queued
                           /summary     retained      a local day
                           /image       QoS 1         an event's picture, generated
                           /image/png   retained      the newest picture, for display only
@@ -376,13 +376,16 @@ def read_status(topic: str, payload: bytes) -> Status:
 
 
 def health_message(station: str, station_key: str, health: Health) -> Message:
-    """Return the live message of a station's state; a value that is not finite becomes null."""
+    """Return the message of a station's state; a value that is not finite becomes null.
+
+    The newest is kept by the broker, so that who asks need not wait for the next.
+    """
     fields = {
         "station_key": station_key,
         "at": format_instant(health.at),
         "values": _finite(health.values),
     }
-    return _message("health", "health", station, fields, qos=0)
+    return _message("health", "health", station, fields, retain=True, qos=0)
 
 
 def read_health(topic: str, payload: bytes) -> Health:
