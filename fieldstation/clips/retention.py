@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -50,6 +51,21 @@ def expire(folder: Path, max_age_days: float, max_bytes: int, now: int) -> list[
     return removed
 
 
+def take_over(folder: Path) -> Callable[[str], str | None]:
+    """Clear up after a run that was killed; return what finds an event's clip among those it left.
+
+    Half a clip has another name, and nobody writes one now: the state folder is locked.
+    """
+    for path in _unfinished(folder):
+        _remove(path)
+
+    def find(event_id: str) -> str | None:
+        found = next(folder.glob(f"*/{event_id}.flac"), None)
+        return None if found is None else str(found.relative_to(folder))
+
+    return find
+
+
 def choose(clips: list[Clip], max_age_days: float, max_bytes: int, now: int) -> list[Clip]:
     """Return which clips must go.
 
@@ -89,8 +105,14 @@ def _remove(path: Path) -> bool:
 
 
 def _remove_stale(folder: Path, now: int) -> None:
-    for path in folder.glob("*/*.tmp"):
-        with contextlib.suppress(ValueError, FileNotFoundError):
-            UUID(path.stem)
+    for path in _unfinished(folder):
+        with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime_ns // 1_000 < now - STALE_US:
                 _remove(path)
+
+
+def _unfinished(folder: Path) -> Iterator[Path]:
+    for path in folder.glob("*/*.tmp"):
+        with contextlib.suppress(ValueError):
+            UUID(path.stem)
+            yield path

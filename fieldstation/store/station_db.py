@@ -117,11 +117,21 @@ class StationTransaction:
         changed = update(EVENTS).where(EVENTS.c.id == str(event_id)).values(values)
         return self._connection.execute(changed).rowcount == 1
 
-    def give_up_clips(self) -> int:
-        """Mark every clip still waited for as missing: the run that held its sound is over."""
-        waiting = EVENTS.c.clip_state == ClipState.WAITING.value
-        missing = update(EVENTS).where(waiting).values(clip_state=ClipState.MISSING.value)
-        return self._connection.execute(missing).rowcount
+    def settle_clips(self, find: Callable[[str], str | None]) -> int:
+        """Decide on every clip still waited for: the run that held its sound is over.
+
+        Args:
+            find: event id -> the clip that a killed run wrote and could not note any more, or None.
+
+        Returns:
+            how many are missing.
+        """
+        query = select(EVENTS.c.id).where(EVENTS.c.clip_state == ClipState.WAITING.value)
+        waiting = list(self._connection.execute(query).scalars())
+        files = {event_id: find(event_id) for event_id in waiting}
+        for event_id, file in files.items():
+            self.set_clip(UUID(event_id), ClipState.WRITTEN if file else ClipState.MISSING, file)
+        return sum(file is None for file in files.values())
 
     def record_intervals(self, intervals: Iterable[Interval]) -> None:
         """Append intervals to the ledger; one that is there (run, start, state) only grows."""
@@ -229,10 +239,10 @@ class StationStore:
         with self.transaction() as transaction:
             return transaction.set_clip(event_id, state, file)
 
-    def give_up_clips(self) -> int:
-        """Mark clips that an ended run still waited for as missing; see StationTransaction."""
+    def settle_clips(self, find: Callable[[str], str | None]) -> int:
+        """Decide on clips that an ended run still waited for; see StationTransaction."""
         with self.transaction() as transaction:
-            return transaction.give_up_clips()
+            return transaction.settle_clips(find)
 
     def record_intervals(self, intervals: Iterable[Interval]) -> None:
         """Append to the ledger, or let its open interval grow; see StationTransaction."""

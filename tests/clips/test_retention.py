@@ -9,7 +9,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldstation.clips.retention import US_PER_DAY, Clip, choose, expire
+from fieldstation.clips.retention import US_PER_DAY, Clip, choose, expire, take_over
 from fieldstation.clock import US_PER_S
 
 NOW = 1_800_000_000 * US_PER_S
@@ -102,3 +102,18 @@ def test_what_stays_is_young_fits_and_could_not_be_more(
     if gone:
         too_big = sum(clip.n_bytes for clip in stays) + gone[-1].n_bytes > max_bytes
         assert too_big or gone[-1].written_at < limit
+
+
+def test_after_a_kill_whole_clips_are_found_and_halves_removed(tmp_path: Path) -> None:
+    """Between the file and its row there is a moment; what is no clip is left alone."""
+    assert take_over(tmp_path / "none yet")(str(UUID(int=1))) is None
+    whole = put(tmp_path, 1, 1)
+    half = whole.with_name(f"{UUID(int=2)}.tmp")
+    foreign = whole.with_name("mine.tmp")
+    for path in (half, foreign):
+        path.touch()
+    find = take_over(tmp_path)
+    assert find(str(UUID(int=1))) == str(whole.relative_to(tmp_path))
+    assert find(str(UUID(int=2))) is None
+    assert foreign.exists()
+    assert not half.exists()

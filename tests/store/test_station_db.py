@@ -157,13 +157,19 @@ def test_a_clip_is_noted(store: StationStore) -> None:
     }
 
 
-def test_clips_of_an_ended_run_are_missing(store: StationStore) -> None:
+def test_clips_of_an_ended_run_are_found_or_missing(store: StationStore) -> None:
     """The ring that held their sound is gone; those already decided stay."""
-    for number, state in enumerate((ClipState.WAITING, ClipState.WITHHELD), start=1):
+    states = ClipState.WAITING, ClipState.WITHHELD, ClipState.WAITING
+    ids = [str(UUID(int=number)) for number in (1, 2, 3)]
+    for number, state in enumerate(states, start=1):
         store.record_event(event(number), message, state)
-    assert store.give_up_clips() == 1
-    clips = store.clips([str(UUID(int=1)), str(UUID(int=2))])
-    assert [clip.state for clip in clips.values()] == [ClipState.MISSING, ClipState.WITHHELD]
+    assert store.settle_clips({ids[2]: "3.flac"}.get) == 1
+    clips = store.clips(ids)
+    assert [clips[id] for id in ids] == [
+        Clip(ClipState.MISSING, None),
+        Clip(ClipState.WITHHELD, None),
+        Clip(ClipState.WRITTEN, "3.flac"),
+    ]
 
 
 def test_the_open_interval_grows_in_place(store: StationStore) -> None:
