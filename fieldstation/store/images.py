@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, select, update
 
-from fieldstation.records import Image
+from fieldstation.records import Image, Picture
 from fieldstation.store.database import Database
 from fieldstation.store.log_tables import DETECTIONS, IMAGES
 from fieldstation.store.upsert import insert
 
 IMAGE_FIELDS = tuple(field.name for field in fields(Image))
 IDENTITY = ("event_id", "generator_id", "seed")
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A picture with what is told of its event; empty texts where the log has no such event."""
-
-    id: int
-    image: Image
-    timezone: str
-    scientific_name: str
-    common_name: str
-    probability: float
-    started_at: int
 
 
 class Images:
@@ -38,12 +25,16 @@ class Images:
         self._database = database
         self._wall = wall
 
-    def unpublished(self, after: int, limit: int) -> list[Told]:
-        """Return pictures that no broker has acknowledged, of higher id than `after`, in order."""
+    def unpublished(self, after: int, limit: int) -> list[tuple[int, Picture]]:
+        """Return pictures that no broker has acknowledged, with their ids, in order.
+
+        Args:
+            after: only higher ids.
+        """
         due = IMAGES.c.published_at.is_(None) & IMAGES.c.file.is_not(None)
-        query = told_query().where(due, IMAGES.c.id > after).order_by(IMAGES.c.id).limit(limit)
+        query = _pictures().where(due, IMAGES.c.id > after).order_by(IMAGES.c.id).limit(limit)
         with self._database().read() as connection:
-            return [told(row) for row in connection.execute(query)]
+            return [(row.id, _picture(row)) for row in connection.execute(query)]
 
     def mark_published(self, ids: Sequence[int]) -> None:
         """Note that the broker has them."""
@@ -57,43 +48,38 @@ class Images:
             connection.execute(update(IMAGES).where(IMAGES.c.id.in_(list(ids))).values(file=None))
 
 
-def record_image(connection: Connection, image: Image) -> bool:
+def record_image(connection: Connection, image: Image, published_at: int | None = None) -> bool:
     """Write a picture unless it is there; return whether it was written.
 
     One whose file was removed is there again, and published again.
+
+    Args:
+        published_at: when it was published, where somebody else did that.
     """
     statement = insert(connection, IMAGES)
     anew = {name: getattr(statement.excluded, name) for name in IMAGE_FIELDS}
     back = statement.on_conflict_do_update(
         index_elements=IDENTITY,
-        set_=anew | {"published_at": None},
+        set_=anew | {"published_at": published_at},
         where=IMAGES.c.file.is_(None),
     )
     values = {name: getattr(image, name) for name in IMAGE_FIELDS}
+    values |= {"published_at": published_at}
     return connection.execute(back.returning(IMAGES.c.id), values).first() is not None
 
 
-def told_query() -> Select[Any]:
-    """Return the query of pictures with what `told` needs of their events."""
+def _pictures() -> Select[Any]:
     d = DETECTIONS.c
-    return select(
-        IMAGES,
-        d.timezone,
-        d.scientific_name,
-        d.common_name,
-        d.probability,
-        d.started_at.label("heard_at"),
-    ).join(DETECTIONS, d.event_id == IMAGES.c.event_id, isouter=True)
+    of_event = d.timezone, d.scientific_name, d.common_name, d.probability
+    return select(IMAGES, *of_event, d.started_at).join(DETECTIONS, d.event_id == IMAGES.c.event_id)
 
 
-def told(row: Any) -> Told:
-    """Return a row of `told_query`."""
-    return Told(
-        id=row.id,
+def _picture(row: Any) -> Picture:
+    return Picture(
         image=Image(**{name: getattr(row, name) for name in IMAGE_FIELDS}),
-        timezone=row.timezone or "UTC",
-        scientific_name=row.scientific_name or "",
-        common_name=row.common_name or "",
-        probability=row.probability or 0.0,
-        started_at=row.heard_at or 0,
+        scientific_name=row.scientific_name,
+        common_name=row.common_name,
+        probability=row.probability,
+        started_at=row.started_at,
+        timezone=row.timezone,
     )

@@ -23,36 +23,38 @@ def record(log: LogStore, *numbers: int, **changes: object) -> list[bool]:
 
 def test_a_picture_is_recorded_once(log: LogStore, images: Images) -> None:
     """Another seed or generator makes another; the same again, whatever it holds, none."""
+    log.record([detection(1)], DAWN)
     assert record(log, 1) == [True]
     assert record(log, 1, sha256="cd" * 32, file="b.png") == [False]
     assert record(log, 1, seed=8) == [True]
     assert record(log, 1, generator_id="0" * 16) == [True]
-    assert [t.image.file for t in images.unpublished(0, 9)] == ["2026-05-01/a.png"] * 3
+    found = [picture.image for _, picture in images.unpublished(0, 9)]
+    assert found == [image(1), image(1, seed=8), image(1, generator_id="0" * 16)]
 
 
 def test_what_is_unpublished_comes_in_order_with_its_event(log: LogStore, images: Images) -> None:
-    """Where the log has not that event, its names are empty."""
-    log.record([detection(1)], DAWN)
-    record(log, 1, 2)
-    heard, unheard = images.unpublished(0, 9)
+    """A picture of an event that the log has not is nobody's to tell."""
+    log.record([detection(1), detection(2)], DAWN)
+    record(log, 1, 2, 3)
+    (first, heard), (second, other) = images.unpublished(0, 9)
     assert heard.image == image(1)
     assert (heard.common_name, heard.probability, heard.started_at) == ("Great Tit", 0.875, DAWN)
-    assert (heard.timezone, unheard.timezone) == ("Europe/Berlin", "UTC")
-    assert (unheard.common_name, unheard.image.event_id) == ("", image(2).event_id)
-    assert images.unpublished(heard.id, 9) == [unheard]
-    images.mark_published([heard.id])
-    assert images.unpublished(0, 9) == [unheard]
+    assert (heard.timezone, other.image) == ("Europe/Berlin", image(2))
+    assert images.unpublished(first, 9) == [(second, other)]
+    images.mark_published([first])
+    assert images.unpublished(0, 9) == [(second, other)]
 
 
 def test_a_picture_whose_file_is_gone_is_not_published_and_may_come_again(
     log: LogStore, images: Images
 ) -> None:
     """Painted again it is there, and told again."""
+    log.record([detection(1)], DAWN)
     record(log, 1)
-    (told,) = images.unpublished(0, 9)
-    images.mark_published([told.id])
-    images.mark_removed([told.id])
+    ((number, _),) = images.unpublished(0, 9)
+    images.mark_published([number])
+    images.mark_removed([number])
     assert images.unpublished(0, 9) == []
     assert record(log, 1, file="again.png") == [True]
-    (again,) = images.unpublished(0, 9)
-    assert (again.id, again.image.file) == (told.id, "again.png")
+    ((again, picture),) = images.unpublished(0, 9)
+    assert (again, picture.image.file) == (number, "again.png")
