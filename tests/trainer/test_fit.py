@@ -38,6 +38,7 @@ def test_the_bundle_is_whole(run: Path) -> None:
     assert [label.scientific_name for label in bundle.labels][-1] == "no bird"
     assert bundle.samples_per_window == TINY.samples_per_window
     assert bundle.trained_on["licence_tiers"] == ["B"]
+    assert bundle.trained_on["recordists"] == ["Recordist 1", "Recordist 3", "Recordist 5"]
     assert bundle.licence == "CC BY-NC-SA 4.0"
     text = (run / "bundle" / "NOTICE").read_text()
     assert "Recordist 3" in text

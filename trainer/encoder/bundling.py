@@ -108,6 +108,7 @@ def card(fitted: Fitted) -> dict[str, Any]:
         "versions": result["versions"],
         "recordings": dict(by_role),
         "licence_tiers": sorted({r.licence_tier for r in trained if r.licence_tier}),
+        "recordists": sorted({r.recordist for r in trained if r.recordist}),
     }
 
 

@@ -1,0 +1,233 @@
+"""What a folder says is in its recordings.
+
+Read so that a flaw in one row costs that row: it is skipped and counted, with the reason, since a
+measurement that stops at row 900 measures nothing. `trainer.data.recordings`, which training
+reads with, refuses instead.
+
+    recordings.csv   file, scientific_name; recordist, licence, fold, … where they are known
+    events.csv       file, scientific_name, start_s, end_s: each bird heard, in files where all are
+                     named; a row without species says that the file was listened to and holds none
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer.data.recordings import AUDIO_SUFFIXES, DataError, Recording, read_recordings
+
+TABLES = ("recordings.csv", "background.csv", "soundscapes.csv")
+EVENTS = "events.csv"
+UNKNOWN, BACKGROUND = -1, -2
+"""Targets of a recording that is none of the labels"""
+NO_SPECIES = frozenset({"", "no bird", "background", "none", "nan", "noise", "silence", "-"})
+"""What tables write where there is no bird, casefolded"""
+SPECIES_COLUMNS = ("scientific_name", "species", "scientific name")
+START_COLUMNS = ("start_s", "onset_s", "onset", "start")
+END_COLUMNS = ("end_s", "offset_s", "offset", "end")
+
+Row = dict[str, str]
+Skipped = tuple[str, str]
+"""File, and why it does not count"""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A bird that a person heard in a file."""
+
+    scientific_name: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is said to be in a folder's recordings."""
+
+    recordings: tuple[Recording, ...]
+    """One a file, of one species or none"""
+    annotations: Mapping[Path, tuple[Annotation, ...]] = field(default_factory=dict)
+    """Of each file in which every bird of our labels is named with its times"""
+    skipped: tuple[Skipped, ...] = ()
+
+
+def read_truth(folder: Path, fold: int | None = None) -> Truth:
+    """Return what a folder, or one fold of it, says.
+
+    Raises:
+        DataError: there is no folder, no readable table, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder: name one that holds {TABLES[0]}")
+    table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    if table is None:
+        return _of_fold(Truth(_species_folders(folder)), folder, fold)
+    rows = read_table(table)
+    recordings, skipped = _recordings(folder, table.name, rows)
+    annotations, unusable = _annotations(folder, rows)
+    return _of_fold(Truth(recordings, annotations, (*skipped, *unusable)), table, fold)
+
+
+def targets_of(recordings: Iterable[Recording], names: Sequence[str]) -> list[int]:
+    """Return which of the names each recording has, or `UNKNOWN` or `BACKGROUND`.
+
+    A name counts whatever its case; one with a third word (a subspecies, or a common name put
+    behind) as its first two, unless it is there whole.
+    """
+    place = {name.casefold(): index for index, name in enumerate(names)}
+
+    def target(name: str) -> int:
+        if not name:
+            return BACKGROUND
+        whole = name.casefold()
+        return place.get(whole, place.get(" ".join(whole.split()[:2]), UNKNOWN))
+
+    return [target(recording.scientific_name) for recording in recordings]
+
+
+def read_table(path: Path) -> list[Row]:
+    """Return the rows of a table with commas, semicolons or tabs, column names in lower case.
+
+    Raises:
+        DataError: it cannot be read, or has no column `file`.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("cp1252", errors="replace")
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    try:
+        rows = [_tidy(row) for row in csv.DictReader(io.StringIO(text), delimiter=delimiter)]
+    except csv.Error as error:
+        raise DataError(f"{path} is no table: {error}") from error
+    if not rows or "file" not in rows[0]:
+        columns = ", ".join(rows[0]) if rows else "no rows"
+        raise DataError(f"{path} has no column 'file' or no rows; it has {columns}")
+    return rows
+
+
+def _tidy(row: Mapping[str | None, str | list[str] | None]) -> Row:
+    return {
+        key.strip().lower(): value.strip() if isinstance(value, str) else ""
+        for key, value in row.items()
+        if isinstance(key, str)
+    }
+
+
+def _first(row: Row, columns: Sequence[str]) -> str:
+    """Return the first of some columns that the row fills."""
+    return next((row[column] for column in columns if row.get(column)), "")
+
+
+def _species(row: Row) -> frozenset[str]:
+    """Return the species that a row names; several stand with ; or | between them."""
+    names = re.split(r"[;|]", _first(row, SPECIES_COLUMNS))
+    tidy = (" ".join(name.replace("_", " ").split()) for name in names)
+    return frozenset(name for name in tidy if name.casefold() not in NO_SPECIES)
+
+
+def _recordings(
+    folder: Path, table: str, rows: Sequence[Row]
+) -> tuple[tuple[Recording, ...], list[Skipped]]:
+    """Return one recording a file; a file in which several species are named is none."""
+    first: dict[str, Row] = {}
+    species: dict[str, frozenset[str]] = {}
+    skipped: list[Skipped] = []
+    for number, row in enumerate(rows, start=2):
+        if not (file := row["file"]):
+            skipped.append((f"{table}, line {number}", "names no file"))
+            continue
+        first.setdefault(file, row)
+        species[file] = species.get(file, frozenset()) | _species(row)
+    skipped += [(f, _several(names)) for f, names in species.items() if len(names) > 1]
+    found = [
+        _recording(folder, row, next(iter(species[file]), ""))
+        for file, row in first.items()
+        if len(species[file]) <= 1
+    ]
+    return tuple(found), skipped
+
+
+def _several(names: Iterable[str]) -> str:
+    return f"names several species ({', '.join(sorted(names))}): put them into {EVENTS}"
+
+
+def _recording(folder: Path, row: Row, scientific_name: str) -> Recording:
+    fold = row.get("fold", "")
+    kept = ("common_name", "licence", "licence_tier", "recordist", "xeno_canto_id", "origin")
+    return Recording(
+        path=folder / row["file"],
+        file=row["file"],
+        scientific_name=scientific_name,
+        fold=int(fold) if fold.isdecimal() else None,
+        **{name: row.get(name, "") for name in kept},
+    )
+
+
+def _annotations(
+    folder: Path, rows: Sequence[Row]
+) -> tuple[dict[Path, tuple[Annotation, ...]], list[Skipped]]:
+    """Return the events of events.csv, else those of a table with the columns onset and offset."""
+    path = folder / EVENTS
+    if path.is_file():
+        return _collect(folder, EVENTS, read_table(path), lambda _: True)
+    return _collect(folder, "the table", rows, lambda row: bool(_first(row, ("onset_s", "onset"))))
+
+
+def _collect(
+    folder: Path, table: str, rows: Sequence[Row], is_event: Callable[[Row], bool]
+) -> tuple[dict[Path, tuple[Annotation, ...]], list[Skipped]]:
+    found: dict[Path, list[Annotation]] = {}
+    skipped: list[Skipped] = []
+    for number, row in enumerate(rows, start=2):
+        if not row["file"] or not is_event(row):
+            continue
+        of_file = found.setdefault(folder / row["file"], [])
+        for name in _species(row):
+            start_s = _seconds(_first(row, START_COLUMNS))
+            end_s = _seconds(_first(row, END_COLUMNS))
+            if 0 <= start_s < end_s:
+                of_file.append(Annotation(name, start_s, end_s))
+            else:
+                skipped.append((f"{table}, line {number}", "its times are no times in seconds"))
+    return {path: tuple(events) for path, events in found.items()}, skipped
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return math.nan
+
+
+def _species_folders(folder: Path) -> tuple[Recording, ...]:
+    """Return the files of folders named by species: Turdus_merula/*.ogg."""
+    if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in folder.glob("*/*")):
+        raise DataError(
+            f"{folder} holds none of {', '.join(TABLES)} and no folders of recordings named by "
+            "species: say with one of them what is in it"
+        )
+    return read_recordings(folder)
+
+
+def _of_fold(truth: Truth, where: Path, fold: int | None) -> Truth:
+    if fold is not None:
+        kept = tuple(r for r in truth.recordings if r.fold == fold)
+        others = {r.path for r in truth.recordings if r.fold != fold}
+        annotations = {p: events for p, events in truth.annotations.items() if p not in others}
+        if not kept:
+            raise DataError(f"fold {fold} holds no recording: leave --fold out, or choose another")
+        return Truth(kept, annotations, truth.skipped)
+    if not truth.recordings and not truth.annotations:
+        raise DataError(f"{where} names no recording that could be judged: {truth.skipped[:3]}")
+    return truth
