@@ -41,6 +41,7 @@ class Station:
         arguments: Sequence[str] = PIPE,
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "fieldstation", "run"),
     ) -> None:
         """Write the settings; nothing runs yet.
 
@@ -50,6 +51,7 @@ class Station:
             arguments: of `run`; PIPE listens to standard input.
             environment: in place of this process's own.
             before: words that stand before the command, such as `nice -n 10`.
+            program: what Python runs; `live.PROGRAM` listens to its input as to a microphone.
         """
         self.folder = folder
         self.state = folder / "state"
@@ -58,7 +60,7 @@ class Station:
         (folder / "settings.toml").write_text(SETTINGS + settings)
         options = ("--config", folder / "settings.toml", "--state", self.state)
         self._command = [
-            *(*before, sys.executable, "-m", "fieldstation", "run"),
+            *(*before, sys.executable, *program),
             *("--bundle", str(bundle.path), *map(str, options), *arguments),
         ]
         self._environment = dict(os.environ if environment is None else environment)
