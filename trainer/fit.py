@@ -128,6 +128,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-SIZE-…)")
     add("--cache", type=Path, default=Path("work"), help="decoded data (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
+    add("--begin-from", type=Path, metavar="RUN", help="branch off another training, as it stands")
 
 
 def _fit_generator(options: argparse.Namespace) -> int:
@@ -158,6 +159,7 @@ def _fit_generator(options: argparse.Namespace) -> int:
         precision=options.precision,
         n_threads=options.threads,
         resume=options.resume,
+        begin_from=options.begin_from,
         time_limit_s=options.time_limit,
         shuffled=options.shuffled,
     )

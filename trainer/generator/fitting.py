@@ -29,6 +29,7 @@ from trainer.generator.training import (
     Plan,
     Progress,
     Training,
+    branch_off,
     load_checkpoint,
     train,
 )
@@ -68,6 +69,8 @@ class GeneratorOrder:
     precision: str = "auto"
     n_threads: int | None = None
     resume: bool = False
+    begin_from: Path | None = None
+    """Folder of another training to branch off: one pre-training may serve several"""
     time_limit_s: float | None = None
     shuffled: bool = False
     """Pair species with any call: the twin that must stay at chance"""
@@ -108,7 +111,7 @@ def fit_generator(order: GeneratorOrder) -> FittedGenerator:
     lessons = lessons_for(images, calls, profile, order.condition)
     lessons = shuffled(lessons) if order.shuffled else lessons
     training = set_up(order, profile, encoder, lessons)
-    progress = start_or_resume(training, resume=order.resume)
+    progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
     train(training, progress)
     result = describe_result(order, training, progress)
     (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
@@ -179,11 +182,14 @@ def identity_of(
     }
 
 
-def start_or_resume(training: Training, *, resume: bool) -> Progress:
+def start_or_resume(
+    training: Training, *, resume: bool, begin_from: Path | None = None
+) -> Progress:
     """Return where to begin.
 
     Raises:
-        OrderError: there is a checkpoint and nobody said what to do with it.
+        OrderError: there is a checkpoint and nobody said what to do with it, or none to begin
+            from.
     """
     training.folder.mkdir(parents=True, exist_ok=True)
     exists = training.checkpoint.is_file()
@@ -193,7 +199,13 @@ def start_or_resume(training: Training, *, resume: bool) -> Progress:
         )
     begun = {"pretrain_images": training.plan.pretrain_images}
     (training.folder / "plan.json").write_text(json.dumps(begun) + "\n", "utf-8")
-    return load_checkpoint(training) if exists else Progress()
+    if exists:
+        return load_checkpoint(training)
+    if begin_from is None:
+        return Progress()
+    if not (begin_from / training.checkpoint.name).is_file():
+        raise OrderError(f"--begin-from {begin_from} holds no checkpoint: name a --run folder")
+    return branch_off(training, begin_from / training.checkpoint.name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

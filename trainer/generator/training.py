@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,9 @@ LINE_EVERY = 2_000
 """Images between two lines of metrics"""
 JUDGE_EVERY = 20_000
 """Images between two measurements on `val` and sheets of samples"""
+
+BRANCH_AGREES = ("profile", "size", "images")
+"""What two trainings must have in common for one to branch off the other"""
 
 Judge = Callable[["Generator", "Progress"], Mapping[str, Any]]
 """What is measured now and then, of the average"""
@@ -260,12 +263,28 @@ def load_checkpoint(training: Training) -> Progress:
     Raises:
         ValueError: the checkpoint is of another training.
     """
-    state = torch.load(training.checkpoint, map_location=training.device, weights_only=True)
-    for name, wanted in training.identity.items():
-        if (found := state["identity"].get(name)) != wanted:
+    return _load(training, training.checkpoint, tuple(training.identity), "drop --resume")
+
+
+def branch_off(training: Training, checkpoint: Path) -> Progress:
+    """Bring a training to where another one stands, whose calls, encoder or condition may differ.
+
+    So that several may share one pre-training, which hears no calls at all.
+
+    Raises:
+        ValueError: its network or its photographs are others.
+    """
+    return _load(training, checkpoint, BRANCH_AGREES, "drop --begin-from")
+
+
+def _load(training: Training, checkpoint: Path, agrees: Sequence[str], mend: str) -> Progress:
+    state = torch.load(checkpoint, map_location=training.device, weights_only=True)
+    for name in agrees:
+        found, wanted = state["identity"].get(name), training.identity[name]
+        if found != wanted:
             raise ValueError(
-                f"{training.checkpoint} was trained with {name} {found!r}, not {wanted!r}: "
-                "give another --run, or drop --resume"
+                f"{checkpoint} was trained with {name} {found!r}, not {wanted!r}: "
+                f"give another --run, or {mend}"
             )
     training.generator.load_state_dict(state["generator"])
     training.average.load_state_dict(state["average"])
