@@ -246,7 +246,9 @@ class EmbeddedBroker:
         users = self._folder / "users"
         reader = _kept_secret(self._folder / "reader")
         _write(users, f"{STATION_USER}:{self._password}\n{READER_USER}:{reader}\n")
-        hashed = subprocess.run([mosquitto_passwd, "-U", users], capture_output=True, check=False)
+        hashed = subprocess.run(
+            [mosquitto_passwd, "-U", users], capture_output=True, check=False, env=_environment()
+        )
         if hashed.returncode:
             users.unlink()
             said = hashed.stderr.decode(errors="replace").strip()
