@@ -24,6 +24,7 @@ COMMANDS = {
     "detections": "ask the log what was heard",
     "species": "ask the log which species, how often, first and last",
     "coverage": "ask when the station heard, and when it did not and why",
+    "status": "show how stations are, from their broker",
     "watch": "show any station's birds live, from its broker",
     "log": "be the logger alone, for a hub",
     "bundle": "add, list, show or choose a model",
