@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEALTH_EVERY_S = 60.0
+HEALTH_SOON_S = 2.0
+"""Between two tellings, where a problem came or went in the meantime"""
 COVERAGE_EVERY_S = 600.0
 HOURS_EVERY_S = 30.0
 GOODBYE_S = 3.0
@@ -133,6 +135,8 @@ class Service:
         self._awake = threading.Event()
         self._awake.set()
         self._told: Mapping[str, object] = {}
+        self._looked_at = self._started
+        self._stored: dict[str, object] = {"n_waiting": 0}
         self._closing = ExitStack()
         self._open()
 
@@ -342,7 +346,16 @@ class Service:
     def _tick(self, tick: Callable[[], None]) -> None:
         if self._broker:
             self._broker.check()
+        self._look_at_problems()
         tick()
+
+    def _look_at_problems(self) -> None:
+        """Have health told as soon as a problem comes or goes."""
+        now = self._clock.monotonic()
+        if now - self._looked_at >= HEALTH_SOON_S:
+            self._looked_at = now
+            if self._told and self._told["problems"] != self._problems():
+                self._minute.request("health")
 
     def _stop(self, tick: Callable[[], None]) -> bool:
         """Stop every stage, upstream first; return whether all that was heard is confirmed."""
@@ -437,17 +450,6 @@ class Service:
         logged = self._logger.state() if self._logger else None
         heard = self._listening.heard()
         written = self._writer.state()
-        problems = [
-            written.fault,
-            published.connection.fault,
-            published.twin and f"another station (key {published.twin}) has this name",
-            logged and (logged.fault or logged.connection.fault),
-            self._clips and self._clips.fault,
-            self._source.problem,
-            self._metrics and self._metrics.fault,
-            *(f"{name}: {why}" for name, why in self._failed_chores().items()),
-            *(f"{name} hangs" for name in self._supervisor.late()),
-        ]
         return {
             "at": self._clock.wall(),
             "version": __version__,
@@ -457,12 +459,11 @@ class Service:
             "encoder_id": self._plan.bundle.encoder_id,
             "heard_s": round(heard.seconds, 1),
             "lost_s": round(heard.lost_s, 3),
-            **self._today(),
+            **self._read_stored(),
             "n_gaps": heard.n_gaps,
             "n_clipped": heard.n_clipped,
             "n_events": heard.n_events,
             "real_time_factor": round(heard.busy_s / heard.seconds, 5) if heard.seconds else 0.0,
-            "n_waiting": self._store.n_pending(),
             "n_unwritten": written.n_waiting,
             "broker": str((self._broker or self._access).url),
             "connected": published.connection.up,
@@ -470,8 +471,33 @@ class Service:
             "n_refused": published.n_refused,
             "n_logged": logged.n_recorded if logged else 0,
             "clips": self._clips_off,
-            "problems": [problem for problem in problems if problem],
+            "problems": self._problems(),
         }
+
+    def _problems(self) -> list[str]:
+        """Return what is wrong now, in words; asks no disk."""
+        published = self._publisher.state()
+        logged = self._logger.state() if self._logger else None
+        problems = [
+            self._writer.state().fault,
+            published.connection.fault,
+            published.twin and f"another station (key {published.twin}) has this name",
+            logged and (logged.fault or logged.connection.fault),
+            self._clips and self._clips.fault,
+            self._source.problem,
+            self._metrics and self._metrics.fault,
+            *(f"{name}: {why}" for name, why in self._failed_chores().items()),
+            *(f"{name} hangs" for name in self._supervisor.late()),
+        ]
+        return [problem for problem in problems if problem]
+
+    def _read_stored(self) -> dict[str, object]:
+        """Return what station.db counts; what it counted last while it cannot be read."""
+        try:
+            self._stored = {"n_waiting": self._store.n_pending(), **self._today()}
+        except StoreError as error:
+            log.warning("health tells old counts: %s", error)
+        return self._stored
 
     def _today(self) -> dict[str, float]:
         """Return the seconds heard, lost and slept since local midnight, over all runs."""

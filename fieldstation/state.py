@@ -21,6 +21,8 @@ from typing import Any
 from fieldstation.errors import MendableError
 
 LOCK = "station.lock"
+HEALTH_BYTES = 8_192
+"""Health usually takes a quarter of it: the file keeps its size, and needs no room when renewed"""
 ASKING_S = 0.5
 """Longer than `holder` has the lock"""
 
@@ -128,18 +130,22 @@ class State:
         (self.folder / "bundle.use").write_text(name + "\n", encoding="utf-8")
 
     def write_health(self, values: Mapping[str, Any]) -> None:
-        """Renew the health file in one step."""
-        temporary = self.health.with_suffix(".tmp")
-        temporary.write_text(json.dumps(values), encoding="utf-8")
-        temporary.replace(self.health)
+        """Renew the health file in its place: a full disk has no room for another beside it."""
+        text = json.dumps({**values, "pid": os.getpid()}).encode().ljust(HEALTH_BYTES)
+        file = os.open(self.health, os.O_WRONLY | os.O_CREAT, 0o640)
+        try:
+            os.pwrite(file, text, 0)
+            os.ftruncate(file, len(text))
+        finally:
+            os.close(file)
 
-    def read_health(self) -> dict[str, Any]:
-        """Return what the running station last said of itself; empty where it said nothing."""
+    def read_health(self, pid: int) -> dict[str, Any]:
+        """Return what the station that runs as process `pid` last said; empty where nothing yet."""
         try:
             values = json.loads(self.health.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # also one that is being renewed at this moment
             return {}
-        return values if isinstance(values, dict) else {}
+        return values if isinstance(values, dict) and values.get("pid") == pid else {}
 
     def holder(self) -> int | None:
         """Return the process id of the station that runs on this folder, or None.

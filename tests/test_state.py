@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -55,13 +56,26 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_health_is_read_as_it_was_written_and_a_torn_file_is_nothing(tmp_path: Path) -> None:
-    """`check` reads what the running station last said."""
+    """`check` reads what the running station last said, not what an earlier one did."""
     state = State(tmp_path)
-    assert state.read_health() == {}
+    assert state.read_health(os.getpid()) == {}
+    state.write_health({"problems": ["x" * 10_000]})
     state.write_health({"n_waiting": 3})
-    assert state.read_health() == {"n_waiting": 3}
+    assert state.read_health(os.getpid()) == {"n_waiting": 3, "pid": os.getpid()}
+    assert state.read_health(os.getpid() + 1) == {}
     state.health.write_text('{"n_wai')
-    assert state.read_health() == {}
+    assert state.read_health(os.getpid()) == {}
+
+
+def test_health_is_renewed_where_no_room_is_left(tmp_path: Path) -> None:
+    """It keeps its file and its size: a full disk refuses new files and more blocks only."""
+    state = State(tmp_path)
+    state.write_health({"problems": []})
+    before = state.health.stat()
+    state.write_health({"problems": ["the disk is full"] * 9})
+    after = state.health.stat()
+    assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
+    assert list(tmp_path.iterdir()) == [state.health]
 
 
 def test_asking_for_the_holder_leaves_no_trace_and_turns_no_station_away(tmp_path: Path) -> None:

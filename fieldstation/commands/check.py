@@ -6,6 +6,7 @@ Beside a running station its own health is read as well, and its microphone is l
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import socket
 import time
@@ -104,6 +105,8 @@ def check_disk(context: Context) -> str:
     folder = context.state.folder
     while not folder.exists():
         folder = folder.parent
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise Mend(f"{folder} is read-only: look into the system's log, then remount it")
     free_mb = shutil.disk_usage(folder).free / BYTES_PER_MB
     if free_mb < DISK_FREE_MB:
         raise Mend(f"{free_mb:.0f} MB free at {folder}: make room, or lower clips.max_size_mb")
@@ -198,7 +201,7 @@ def _listen(context: Context) -> tuple[str, Level]:
 
 def check_health(context: Context, pid: int) -> Iterator[Check]:
     """Yield what the running station last said of itself."""
-    health = context.state.read_health()
+    health = context.state.read_health(pid)
     at = health.get("at")
     age_s = (SystemClock().wall() - at) / US_PER_S if isinstance(at, int) else None
     if age_s is None or age_s > HEALTH_AGE_S:
