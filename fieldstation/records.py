@@ -8,7 +8,7 @@ comparing arrays is not a truth value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from uuid import UUID
 
@@ -264,6 +264,10 @@ class Image:
     """Its share of the batch it was painted in; None where somebody else painted it"""
     provider: str | None = None
     """What ran the generator"""
+
+    def at(self, file: str, made_at: int) -> Image:
+        """Return the picture as a log has it that keeps it there since then."""
+        return replace(self, file=file, made_at=made_at)
 
 
 @dataclass(frozen=True, slots=True)

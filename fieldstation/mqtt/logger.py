@@ -29,7 +29,7 @@ from fieldstation.mqtt.connection import (
 )
 from fieldstation.mqtt.messages import Coverage, Receipt, Refusal, Topics, Unfit
 from fieldstation.mqtt.seldom import Seldom
-from fieldstation.records import Detection, Interval, Quarantined
+from fieldstation.records import Detection, Interval, Picture, Quarantined
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,14 @@ class Log(Protocol):
         ...
 
 
+class PictureIntake(Protocol):
+    """Where pictures go that come with messages."""
+
+    def take(self, picture: Picture, png: bytes, received_at: int) -> str:
+        """Keep a picture; return why not, or an empty text where it is there now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoggerState:
     """For health and `check`. Counts are since the start."""
@@ -77,6 +85,7 @@ class Batch:
 
     detections: list[Detection] = field(default_factory=list)
     coverages: list[Coverage] = field(default_factory=list)
+    images: list[tuple[Delivery, Picture, bytes]] = field(default_factory=list)
     unfit: list[tuple[Delivery, str]] = field(default_factory=list)
 
 
@@ -90,6 +99,7 @@ class Logger:
         logger_id: str,
         *,
         station: str | None = None,
+        pictures: PictureIntake | None = None,
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000,
         away: tuple[type[Exception], ...] = (OSError,),
         backoff: Backoff | None = None,
@@ -101,6 +111,7 @@ class Logger:
             log: where to write.
             logger_id: whose receipts these are; the client id carries it.
             station: the one station to log; None: all of them (a hub).
+            pictures: takes what others paint; None: they are not asked for.
             wall: the instant now.
             away: what the log raises while its disk, lock or server is not to be had.
             backoff: waits between tries while it is.
@@ -110,6 +121,7 @@ class Logger:
         self._log = log
         self._id = logger_id
         self._station = station
+        self._pictures = pictures
         self._wall = wall
         self._away = away
         self._backoff = backoff or Backoff(0.5, 30.0)
@@ -158,10 +170,11 @@ class Logger:
 
     def _session(self) -> Session:
         level = "+" if self._station is None else Topics(self._station).level
+        kinds = KINDS if self._pictures is None else (*KINDS, "image")
         return Session(
             client_id=f"fieldstation-logger-{self._id}",
             subscriptions=tuple(
-                Subscription(f"{messages.ROOT}/{level}/{kind}", own=True) for kind in KINDS
+                Subscription(f"{messages.ROOT}/{level}/{kind}", own=True) for kind in kinds
             ),
             expiry_s=SESSION_S,
             manual_ack=True,
@@ -185,7 +198,7 @@ class Logger:
         batch = sort(deliveries)
         while not stop.is_set():
             try:
-                receipts = self._commit(batch)
+                receipts = self._commit(batch, beat)
             except self._away as error:
                 self._report(str(error))
                 wait_until(time.monotonic() + self._backoff.next(), stop, beat)
@@ -198,7 +211,7 @@ class Logger:
                 self._connection.publish(messages.receipt_message(receipt))
             return
 
-    def _commit(self, batch: Batch) -> list[Receipt]:
+    def _commit(self, batch: Batch, beat: Callable[[], None]) -> list[Receipt]:
         """Write everything; return one receipt a station."""
         now = self._wall()
         done: defaultdict[str, list[str]] = defaultdict(list)
@@ -213,7 +226,8 @@ class Logger:
         for coverage in batch.coverages:
             self._log.record_coverage(coverage.station, coverage.station_key, coverage.intervals)
             done[coverage.station].append(coverage.message_id)
-        self._set_aside(batch.unfit, now)
+        misfits = self._take_pictures(batch, now, beat)
+        self._set_aside([*batch.unfit, *misfits], now)
         for delivery, reason in batch.unfit:
             for station, refusal in _refusal(delivery, reason):
                 refused[station].append(refusal)
@@ -223,6 +237,17 @@ class Logger:
             Receipt(station, self._id, now, tuple(done[station]), tuple(refused[station]))
             for station in {**done, **refused}
         ]
+
+    def _take_pictures(
+        self, batch: Batch, now: int, beat: Callable[[], None]
+    ) -> list[tuple[Delivery, str]]:
+        """Keep pictures; return those that do not fit, with the reason."""
+        misfits = []
+        for delivery, picture, png in batch.images:
+            if self._pictures and (reason := self._pictures.take(picture, png, now)):
+                misfits.append((delivery, reason))
+            beat()  # each is a file: a full batch takes a slow card a while
+        return misfits
 
     def _set_aside(self, unfit: Sequence[tuple[Delivery, str]], now: int) -> None:
         """Quarantine what does not fit, in one transaction: each costs the disk as much as all."""
@@ -253,6 +278,10 @@ def sort(deliveries: Sequence[Delivery]) -> Batch:
         try:
             if delivery.topic.endswith("/coverage"):
                 batch.coverages.append(messages.read_coverage(delivery.topic, delivery.payload))
+            elif delivery.topic.endswith("/image"):
+                batch.images.append(
+                    (delivery, *messages.read_image(delivery.topic, delivery.payload))
+                )
             else:
                 batch.detections.append(messages.read_detection(delivery.topic, delivery.payload))
         except Unfit as error:
@@ -265,9 +294,14 @@ def _warn(text: str) -> None:
 
 
 def _refusal(delivery: Delivery, reason: str) -> Iterator[tuple[str, Refusal]]:
-    """Yield whom to tell what of an unfit message, where it still shows its station and its id."""
+    """Yield whom to tell what of an unfit message, where it still shows its station and its id.
+
+    Not of a picture: the id that it shows is its event's, which may still be on its way.
+    """
     with suppress(Unfit):
-        station, _ = messages.split_topic(delivery.topic)
+        station, kind = messages.split_topic(delivery.topic)
+        if kind == "image":
+            return
         if (found := messages.legible_id(delivery.payload)) is not None:
             yield station, Refusal(found, reason)
 
