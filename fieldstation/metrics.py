@@ -65,10 +65,10 @@ METRICS = (
 def render(station: str, health: Mapping[str, object]) -> str:
     """Return the page: metrics whose value health tells as a number, and what the station is."""
     label = f'station="{_escaped(station)}"'
-    told = ", ".join(
+    told = ",".join(
         f'{key}="{_escaped(str(health.get(key, "")))}"'
         for key in ("version", "encoder_id", "provider", "source")
-    ).replace(", ", ",")
+    )
     lines = _lines("info", "gauge", "What the station is; always 1", f"{label},{told}", 1)
     problems = health.get("problems")
     n_problems = len(problems) if isinstance(problems, list) else 0
