@@ -195,8 +195,6 @@ def make_ear(
     bundle: Bundle, classifier: Classifier, settings: Settings, who: StationIdentity, clock: Clock
 ) -> Ear:
     """Return a fresh ear for one source."""
-    hop_s = settings.model.hop_s or bundle.window_s / 2
-    hop = max(1, min(round(hop_s * bundle.sample_rate), bundle.samples_per_window))
     tracker = Tracker(
         bundle.labels,
         thresholds(bundle, settings),
@@ -205,7 +203,14 @@ def make_ear(
         identifier(who, bundle.encoder_id, clock),
         bundle.sample_rate,
     )
-    return Ear(Windower(bundle.sample_rate, bundle.samples_per_window, hop), classifier, tracker)
+    return Ear(make_windower(bundle, settings), classifier, tracker)
+
+
+def make_windower(bundle: Bundle, settings: Settings) -> Windower:
+    """Return what cuts a source into the bundle's windows, every `model.hop_s`."""
+    hop_s = settings.model.hop_s or bundle.window_s / 2
+    hop = max(1, min(round(hop_s * bundle.sample_rate), bundle.samples_per_window))
+    return Windower(bundle.sample_rate, bundle.samples_per_window, hop)
 
 
 def identifier(

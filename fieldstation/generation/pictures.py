@@ -125,7 +125,7 @@ def to_png(picture: Image.Image, texts: dict[str, str]) -> bytes:
             chunks.add_text(key, text)
     chunks.add_itxt(XMP_KEY, XMP)
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True, pnginfo=chunks)
+    picture.save(file, "PNG", pnginfo=chunks)  # optimize=True: 8 times as long, 5 % less
     return file.getvalue()
 
 

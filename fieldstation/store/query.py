@@ -98,6 +98,18 @@ def detections(log: LogStore, wanted: Filter) -> Iterator[Detection]:
             yield Detection(*row)
 
 
+def find_detection(log: LogStore, event_id: str) -> Detection | None:
+    """Return a detection by its id; None where the log has none of it.
+
+    Raises:
+        StoreError: the log cannot be read.
+    """
+    columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
+    with log.database.read() as connection:
+        row = connection.execute(select(*columns).where(DETECTIONS.c.event_id == event_id)).first()
+    return None if row is None else Detection(**row._mapping)
+
+
 def species(log: LogStore, wanted: Filter) -> list[SpeciesCount]:
     """Return each species' count, first and last time and best probability, most heard first."""
     started_at = DETECTIONS.c.started_at
