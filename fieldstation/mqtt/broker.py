@@ -15,7 +15,6 @@ below the state holds
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -25,16 +24,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from fieldstation.errors import PassingError
 from fieldstation.mqtt.backoff import Backoff
 from fieldstation.mqtt.connection import Access, BrokerError, BrokerUrl
+from fieldstation.processes import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +47,6 @@ STABLE_S = 60.0
 """One that ran so long is started again at once; one that dies sooner, after ever longer waits"""
 N_TRIES = 3
 """Ports tried: between choosing a free one and listening on it somebody else may take it"""
-PR_SET_PDEATHSIG = 1
-"""linux/prctl.h"""
 OURS_ALONE = ("NOTIFY_SOCKET", "FIELDSTATION_MQTT_PASSWORD", "PGPASSWORD")
 """A child with the first would tell READY in our place"""
 
@@ -124,7 +121,7 @@ class EmbeddedBroker:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start it and return when it listens. Main thread only: see `_die_with_parent`.
+        """Start it and return when it listens. Main thread only: see `die_with_parent`.
 
         Raises:
             BrokerError: Mosquitto is not installed.
@@ -209,7 +206,7 @@ class EmbeddedBroker:
                 stderr=said,  # what is wrong with its configuration it says here only
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for us; we stop it last
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
         _write(self._folder / "pid", f"{self._process.pid}\n")
         if not self._wait_until_it_listens(port):
@@ -292,6 +289,24 @@ def read_access(folder: Path) -> Access:
         raise BrokerError(f"{path} is damaged: start the station again: {error}") from error
 
 
+def own_access(folder: Path) -> Access:
+    """Return what opens a station's embedded broker for its worker, another process of its user.
+
+    Raises:
+        BrokerError: there is none yet, or it is not for this user.
+    """
+    found = read_access(folder)
+    path = folder / "password"
+    try:
+        password = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise BrokerError(
+            f"{path}: {error}: start the worker as the station's user, or name a --broker"
+        ) from error
+    url = replace(found.url, username=STATION_USER)
+    return Access(url, password, socket=found.socket)
+
+
 def find_program(name: str) -> str:
     """Return the path of one of Mosquitto's programs.
 
@@ -346,25 +361,6 @@ def _has_ended(pid: int) -> bool:
     except OSError:
         return True
     return stat.rpartition(")")[2].split()[0] == "Z"
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what makes the kernel end the child when its parent is killed; None off Linux.
-
-    The signal comes when the *thread* that forked ends, hence the main thread. The library is
-    loaded before the fork: after it, only async-signal-safe calls are allowed.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it was killed in between
-            os._exit(1)
-
-    return in_child
 
 
 def _environment() -> dict[str, str]:

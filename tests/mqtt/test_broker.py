@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from fieldstation.mqtt import broker as rooms
-from fieldstation.mqtt.broker import EmbeddedBroker, is_free, read_access
+from fieldstation.mqtt.broker import EmbeddedBroker, is_free, own_access, read_access
 from fieldstation.mqtt.connection import (
     Access,
     BrokerError,
@@ -64,6 +64,19 @@ def test_it_lets_the_station_write_and_the_reader_read(home: EmbeddedBroker) -> 
         until(lambda: heard.published)
         assert heard.published[0][1] == "Not authorized"
         assert not told.deliveries
+
+
+@needs_mosquitto
+def test_another_process_of_the_station_s_user_may_write(home: EmbeddedBroker) -> None:
+    """The worker tells its pictures; whoever may only read the folder cannot."""
+    worker = Connection(own_access(folder_of(home)), QUICK)
+    with listening(worker, Session("worker", ALL)) as heard:
+        worker.publish(Message(TOPIC, b"painted"))
+        until(lambda: heard.published)
+    assert heard.published[0][1] == ""
+    (folder_of(home) / "password").unlink()
+    with pytest.raises(BrokerError, match="start the worker as the station's user"):
+        own_access(folder_of(home))
 
 
 @needs_mosquitto
