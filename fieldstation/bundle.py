@@ -37,7 +37,7 @@ from fieldstation.records import Label, LabelKind
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent / "bundles"
-ACTIVATIONS = ("softmax", "sigmoid")
+ACTIVATIONS = ("softmax", "sigmoid", "none")
 DEFAULT_TOLERANCE = {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}
 DENOISER = "denoiser.onnx"
 CONDITIONS = "conditions.npz"
@@ -341,8 +341,8 @@ def _check(bundle: Bundle) -> None:
     if n < 1 or len(set(names)) != n:
         raise BundleError(f"{where}: labels must be named once each, at least one; there are {n}")
     _check_lengths(where, n, {"thresholds": bundle.thresholds, "offsets": bundle.offsets or None})
-    if not all(0 <= t <= 1 for t in bundle.thresholds):
-        raise BundleError(f"{where}: thresholds must lie in 0..1, are {list(bundle.thresholds)}")
+    if wrong := [t for t in bundle.thresholds if not 0 <= t <= 1]:
+        raise BundleError(f"{where}: thresholds must lie in 0..1; {len(wrong)} do not: {wrong[:3]}")
     if not 1_000 <= bundle.sample_rate <= 384_000:
         raise BundleError(f"{where}: sample_rate is {bundle.sample_rate}; 1000 to 384000 Hz")
     if not 0.1 <= bundle.window_s <= 60:
@@ -351,6 +351,8 @@ def _check(bundle: Bundle) -> None:
         raise BundleError(f"{where}: temperature is {bundle.temperature}; must be above 0")
     if bundle.activation not in ACTIVATIONS:
         raise BundleError(f"{where}: activation is {bundle.activation!r}; one of {ACTIVATIONS}")
+    if bundle.activation == "none" and (bundle.temperature != 1 or bundle.offsets):
+        raise BundleError(f"{where}: activation is none, so temperature must be 1 and offsets none")
     _check_names(where, bundle)
     if not all(tolerance > 0 for tolerance in bundle.tolerance.values()):
         raise BundleError(f"{where}: tolerance {dict(bundle.tolerance)} must be above 0")

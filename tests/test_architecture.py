@@ -40,6 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "mqtt/messages": FOUNDATION,
     "onnx_session": FOUNDATION | {"bundle"},
     "analysis": FOUNDATION | {"bundle", "onnx_session"},
+    "label_lists": FOUNDATION | {"bundle"},
+    "adoption": FOUNDATION | {"bundle", "onnx_session", "analysis"},
     "clips": FOUNDATION,
     "gallery": FOUNDATION,
     "generation": FOUNDATION | {"bundle", "generator_card", "onnx_session"},

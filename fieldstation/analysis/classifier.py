@@ -170,8 +170,11 @@ def activate(logits: Floats, bundle: Bundle) -> Floats:
         logits: float32 [n, labels].
 
     Returns:
-        float32 [n, labels]: softmax or sigmoid of logits / temperature + offsets.
+        float32 [n, labels]: softmax or sigmoid of logits / temperature + offsets; with `none`
+        what the graph gives, kept within 0..1.
     """
+    if bundle.activation == "none":
+        return np.asarray(np.clip(logits, 0, 1))
     z = logits / np.float32(bundle.temperature)
     if bundle.offsets:
         z = z + np.asarray(bundle.offsets, np.float32)

@@ -1,146 +1,105 @@
-"""`fieldstation bundle` makes a bundle of a foreign graph, complete or not at all."""
+"""`fieldstation bundle`: from a bare graph to the model in use, by the command line alone."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
-from fieldstation.analysis.classifier import Classifier, check_golden
-from fieldstation.bundle import BundleError, load_bundle
 from fieldstation.cli import main
-from fieldstation.commands.bundle import adopt, golden_waveform, read_labels
-from fieldstation.records import Label, LabelKind, Window
-from tests.onnx_models import TONES, tone, tone_encoder
+from fieldstation.commands.bundle import N_SHOWN
+from fieldstation.state import State
+from tests.onnx_models import TONES, make_tone_bundle, tone_encoder
 
-LABELS = (
-    Label("Fringilla coelebs", "Chaffinch"),
-    Label("Parus major", "Great Tit"),
-    Label("Noise", "Noise", LabelKind.NO_BIRD),
-)
 TEXT = "Fringilla coelebs_Chaffinch\nParus major_Great Tit\n\nNoise_Noise\n"
 
 
-def foreign_model(folder: Path, batch: int | None = 1, extras: bool = False) -> Path:
-    """Write a graph as others export them: fixed batch, logits alone, no description."""
-    path = folder / "foreign.onnx"
-    onnx.save(tone_encoder(TONES, 48_000, 144_000, batch, extras), path)
-    return path
-
-
-def write(path: Path, text: str) -> Path:
-    """Write a text file; return it."""
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_a_foreign_graph_becomes_a_bundle_that_names_birds(tmp_path: Path) -> None:
-    """Fixed batch of one, 48 kHz, sigmoid, no embedding: described, checked, and it hears."""
-    model = foreign_model(tmp_path)
-    bundle = adopt(model, tmp_path / "bundles", name="foreign", labels=LABELS, sample_rate=48_000)
-    assert bundle == load_bundle(tmp_path / "bundles" / "foreign")
-    assert (bundle.samples_per_window, bundle.activation) == (144_000, "sigmoid")
-    assert (bundle.outputs.embedding, bundle.species) == (None, LABELS[:2])
-    classifier = Classifier(bundle)
-    assert check_golden(classifier, bundle) < 1e-3
-    window = Window(tone(4_000, 3, 48_000), started_at=0, offset=0, n_new=144_000)
-    assert classifier.predict([window])[0].probabilities[:2].round(2).tolist() == [0, 1]
-    assert [p.name for p in (tmp_path / "bundles").iterdir()] == ["foreign"]
-
-
-def test_an_embedding_is_found_by_its_width(tmp_path: Path) -> None:
-    """An output of 512 beside the logits is taken as the embedding."""
-    model = foreign_model(tmp_path, batch=None, extras=True)
-    bundle = adopt(model, tmp_path / "bundles", name="rich", labels=LABELS, sample_rate=48_000)
-    assert (bundle.outputs.logits, bundle.outputs.embedding) == ("logits", "embedding")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"labels": LABELS[:2]}, r"gives logits \[1, 3\]: none is \[batch, 2\] as the labels"),
-        ({"name": "../up"}, "'../up' cannot name a bundle"),
-        ({"n_samples": 100}, "samples_per_window|the bundle says"),
-        ({"sample_rate": 48}, "sample_rate is 48|samples_per_window"),
-        ({"threshold": 2.0}, "thresholds must lie in 0..1"),
-    ],
-)
-def test_what_does_not_fit_leaves_nothing_behind(
-    tmp_path: Path, wrong: dict[str, object], message: str
-) -> None:
-    """A refused model leaves no folder, whole or half."""
-    model, folder = foreign_model(tmp_path), tmp_path / "bundles"
-    asked: dict[str, object] = {"name": "foreign", "labels": LABELS, "sample_rate": 48_000}
-    with pytest.raises(BundleError, match=message):
-        adopt(model, folder, **{**asked, **wrong})  # type: ignore[arg-type]
-    assert not folder.exists() or not list(folder.iterdir())
-
-
-def test_a_bundle_is_never_overwritten(tmp_path: Path) -> None:
-    """The second of the same name is refused and the first stays."""
-    model, folder = foreign_model(tmp_path), tmp_path / "bundles"
-    first = adopt(model, folder, name="mine", labels=LABELS, sample_rate=48_000)
-    with pytest.raises(BundleError, match="mine exists: choose another --name"):
-        adopt(model, folder, name="mine", labels=LABELS, sample_rate=48_000, threshold=0.9)
-    assert load_bundle(folder / "mine") == first
-
-
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    """A missing file and one that is no graph are named."""
-    for path in (tmp_path / "gone.onnx", write(tmp_path / "text.onnx", "hello")):
-        with pytest.raises(BundleError, match=rf"{path.name} cannot be opened"):
-            adopt(path, tmp_path / "bundles", name="x", labels=LABELS, sample_rate=48_000)
-
-
-def test_labels_are_read_from_text_and_csv(tmp_path: Path) -> None:
-    """Both forms give names and kinds; two equal names in text are no species."""
-    assert read_labels(write(tmp_path / "labels.txt", TEXT)) == LABELS
-    table = "scientific_name,common_name,kind\nFringilla coelebs,Chaffinch,\n"
-    table += "Parus major,Great Tit,species\nNoise,,no_bird\n"
-    assert read_labels(write(tmp_path / "labels.csv", "\ufeff" + table)) == LABELS
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("labels.txt", "\n\n", "holds no labels"),
-        ("labels.csv", "species\nFringilla coelebs\n", "line 2 has no scientific_name"),
-        ("labels.csv", "scientific_name,kind\na,frog\n", "'frog' is not a valid LabelKind"),
-    ],
-)
-def test_a_wrong_list_of_labels_is_refused(
-    tmp_path: Path, name: str, text: str, message: str
-) -> None:
-    """The file, the line and what is wrong with it are named."""
-    with pytest.raises(BundleError, match=message):
-        read_labels(write(tmp_path / name, text))
-
-
-def test_the_golden_waveform_reaches_every_frequency() -> None:
-    """Noise and a tone up to half the sample rate, in range, the same every time."""
-    waveform = golden_waveform(48_000, 48_000)
-    assert waveform.shape == (2, 48_000)
-    assert np.abs(waveform).max() < 1
-    np.testing.assert_array_equal(waveform, golden_waveform(48_000, 48_000))
-    spectrum = np.abs(np.fft.rfft(waveform[1]))
-    assert spectrum[500:23_500].min() > 0.2 * spectrum.max()
+@pytest.fixture
+def given(tmp_path: Path) -> list[str]:
+    """Return the arguments that name a foreign model and its labels."""
+    model, labels = tmp_path / "foreign.onnx", tmp_path / "labels.txt"
+    onnx.save(tone_encoder(TONES, 48_000, 144_000, 1, extras=False), model)
+    labels.write_text(TEXT, encoding="utf-8")
+    return [str(model), "--labels", str(labels), "--rate", "48000"]
 
 
 def test_the_command_adds_lists_shows_and_chooses(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From a bare graph to the bundle in use, by the command line alone."""
+    """As the issue has it, with everything said."""
     state = ["--state", str(tmp_path / "state")]
-    labels = str(write(tmp_path / "labels.txt", TEXT))
-    model = str(foreign_model(tmp_path))
-    assert main(["bundle", "add", model, "--labels", labels, "--rate", "48000", *state]) == 0
+    more = ["--samples", "144000", "--activation", "sigmoid", "--licence", "CC0-1.0"]
+    assert main(["bundle", "add", *given, *more, *state]) == 0
     assert "foreign: 2 species and 1 other labels" in capsys.readouterr().out
     assert main(["bundle", "use", "foreign", *state]) == 0
     assert main(["bundle", "list", *state]) == 0
-    assert "* foreign  2 species, 3 s at 48000 Hz" in capsys.readouterr().out
+    assert "* foreign  2 species, windows of 3 s at 48000 Hz, CC0-1.0" in capsys.readouterr().out
     assert main(["bundle", "show", *state]) == 0
     assert "Chaffinch (Fringilla coelebs)  0.5" in capsys.readouterr().out
-    assert main(["bundle", "add", model, "--labels", labels, "--rate", "48000", *state]) == 2
+    assert main(["bundle", "add", *given, *state]) == 2
     assert "exists: choose another --name" in capsys.readouterr().err
+
+
+def test_only_some_species_can_be_let_in(
+    tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list of what lives here: the rest is another bird."""
+    here = tmp_path / "here.txt"
+    here.write_text("Parus major\n", encoding="utf-8")
+    state = ["--state", str(tmp_path / "state")]
+    assert main(["bundle", "add", *given, "--species", str(here), *state]) == 0
+    assert "foreign: 1 species and 2 other labels" in capsys.readouterr().out
+    assert main(["bundle", "show", "foreign", *state]) == 0
+    assert "Chaffinch (Fringilla coelebs)  unknown_bird" in capsys.readouterr().out
+
+
+def test_a_folder_is_remembered_wherever_it_is_asked_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path would lead elsewhere from the service's folder."""
+    bundle = make_tone_bundle(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    for name in ("./mine", "mine"):
+        assert main(["bundle", "use", name, "--state", str(tmp_path / "state")]) == 0
+        assert State(tmp_path / "state").chosen_bundle() == str(bundle.path)
+
+
+def test_the_settings_come_first_and_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a person wrote is not rewritten: the line that must go is named."""
+    make_tone_bundle(tmp_path / "state" / "bundles" / "mine")
+    settings = tmp_path / "state" / "fieldstation.toml"
+    text = '[model]\nbundle = "garden"  # ours\n'
+    settings.write_text(text, encoding="utf-8")
+    assert main(["bundle", "use", "mine", "--state", str(tmp_path / "state")]) == 0
+    said = capsys.readouterr().out
+    assert f"model.bundle is 'garden' in {settings} and comes first" in said
+    assert settings.read_text(encoding="utf-8") == text
+
+
+def test_a_damaged_bundle_is_not_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one in use stays in use."""
+    state = State(tmp_path / "state")
+    bundle = make_tone_bundle(tmp_path / "state" / "bundles" / "mine")
+    state.choose_bundle("garden")
+    os.truncate(bundle.encoder_path, 100)
+    assert main(["bundle", "use", "mine", "--state", str(state.folder)]) == 2
+    assert "hashes to" in capsys.readouterr().err
+    assert state.chosen_bundle() == "garden"
+
+
+def test_a_long_list_is_shown_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Thousands of labels are shown when they are asked for."""
+    pitches = {f"Bird {i}": 200.0 + 100 * i for i in range(N_SHOWN + 5)}
+    make_tone_bundle(tmp_path / "bundles" / "many", pitches)
+    arguments = ["bundle", "show", "many", "--state", str(tmp_path)]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert f"Bird {N_SHOWN - 1} (" in shown
+    assert f"Bird {N_SHOWN} (" not in shown
+    assert "… and 6 more (--all)" in shown
+    assert main([*arguments, "--all"]) == 0
+    assert f"Bird {N_SHOWN + 4} (" in capsys.readouterr().out
