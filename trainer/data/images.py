@@ -74,7 +74,7 @@ class ImageSet:
         """Return the sha256 of pixels, names and splits."""
         names = [f"{p.scientific_name} {p.set} {p.split}" for p in self.photographs]
         digest = hashlib.sha256("\n".join(names).encode())
-        digest.update(np.ascontiguousarray(self.pixels))
+        digest.update(self.pixels.tobytes())
         return digest.hexdigest()
 
 

@@ -157,7 +157,7 @@ class Attention(nn.Module):
         return added
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), x.shape[1], self.n_heads, -1).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], self.n_heads, -1).transpose(1, 2)
 
 
 class Down(nn.Module):
