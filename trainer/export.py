@@ -49,14 +49,14 @@ def export_encoder(network: nn.Module, samples_per_window: int, path: Path) -> N
         )
 
 
-def store_half(path: Path, front_end: LogMel) -> None:
+def store_half(path: Path, front_end: LogMel | None = None) -> None:
     """Halve a graph's file: keep its large weights as fp16, cast to fp32 when it is loaded.
 
     The arithmetic stays fp32, and the front end's matrices keep fp32 values: power reaches
     262,144, and a filter bank in fp16 has a noise floor that one hears.
     """
     model = onnx.load(path)
-    fixed = [buffer.numpy() for buffer in front_end.cpu().buffers()]
+    fixed = [buffer.numpy() for buffer in front_end.cpu().buffers()] if front_end else []
     casts = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)

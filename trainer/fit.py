@@ -9,10 +9,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fieldstation.errors import MendableError
 from trainer.data.corpus import Sources
 from trainer.data.recordings import DataError
+
+if TYPE_CHECKING:
+    from trainer.generator.fitting import FittedGenerator
 
 EXAMPLES = """examples:
   python -m trainer.fit encoder --data ../shared/data/garden --profile paper
@@ -113,7 +117,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--condition", default="embedding", help="embedding, label, mel (default: %(default)s)")
     add("--images-seen", type=int, metavar="N", help="train until then (default: the profile's)")
     add("--pretrain-images", type=int, metavar="N", help="of them, the other species' first")
-    add("--time-limit", type=float, metavar="S", help="stop, saved, after this long")
+    add("--time-limit", type=float, metavar="S", help="stop, saved, after this long; 0: export")
     split = generator.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, default=0, help="calls left out (default: %(default)s)")
     split.add_argument("--all", action="store_true", help="train on every fold")
@@ -129,6 +133,11 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--cache", type=Path, default=Path("work"), help="decoded data (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
     add("--begin-from", type=Path, metavar="RUN", help="branch off another training, as it stands")
+    add("--weights", default="average", help="average or last: to export (default: %(default)s)")
+    add("--solver", help="dpmpp_2m, heun, ancestral: of the bundle (default: the profile's)")
+    add("--steps", type=int, metavar="N", help="likewise")
+    add("--guidance", type=float, metavar="W", help="likewise")
+    add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle, once finished")
 
 
 def _fit_generator(options: argparse.Namespace) -> int:
@@ -166,7 +175,18 @@ def _fit_generator(options: argparse.Namespace) -> int:
     fitted = fit_generator(order)
     more = "" if fitted.finished else "; go on with the same command and --resume"
     print(f"{order.folder}: {fitted.progress.images_seen} images seen{more}")
+    if options.output or fitted.finished:
+        _bundle_generator(options, fitted)
     return 0
+
+
+def _bundle_generator(options: argparse.Namespace, fitted: FittedGenerator) -> None:
+    from trainer.generator.bundling import Packaging, bundle_generator
+
+    how = Packaging(options.weights, options.solver, options.steps, options.guidance)
+    bundle = bundle_generator(fitted, options.output or fitted.order.folder / "bundle", how)
+    paints = len(bundle.generator.paints) if bundle.generator else 0
+    print(f"{bundle.path}: generator {bundle.generator_id}, paints {paints} species")
 
 
 def _fit_encoder(options: argparse.Namespace) -> int:

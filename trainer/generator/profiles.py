@@ -47,6 +47,8 @@ class Profile:
     guidance_scale: float
     guidance_interval: tuple[float, float] | None
     """Noise levels at which guidance is worth its second call (Kynkäänniemi et al. 2024)"""
+    sigma_range: tuple[float, float]
+    """Noise levels between which is sampled; the ancestral sampler has its schedule's"""
 
 
 SIZES = {
@@ -87,6 +89,7 @@ PROFILES = {
         n_steps=1000,
         guidance_scale=2.0,
         guidance_interval=None,
+        sigma_range=(0.01, 157.0),
     ),
     "field": Profile(
         name="field",
@@ -107,6 +110,7 @@ PROFILES = {
         n_steps=16,
         guidance_scale=1.5,
         guidance_interval=(0.3, 10.0),
+        sigma_range=(0.002, 80.0),
     ),
 }
 

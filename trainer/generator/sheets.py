@@ -28,7 +28,6 @@ N_VALIDATION = 128
 N_A_SPECIES = 4
 N_SPECIES = 16
 SHEET_STEPS = 16
-SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 
 Pictures = NDArray[np.uint8]
 
@@ -47,7 +46,7 @@ class Look:
         """Measure on `val` and write a sheet of samples."""
         where = self.folder / "sheets" / f"{progress.images_seen:08d}.png"
         where.parent.mkdir(parents=True, exist_ok=True)
-        grid(self.samples(generator), N_A_SPECIES).save(where)
+        grid(self.samples(generator), 2 * N_A_SPECIES).save(where)
         return validate(generator, self.lessons, self.device, self.precision)
 
     def samples(self, generator: Generator) -> Pictures:
@@ -67,9 +66,14 @@ class Look:
 
 def sampling_of(profile: Profile) -> Sampling:
     """Return how a profile's sheets are sampled: its way, in few steps."""
-    interval = profile.guidance_interval
     steps = min(profile.n_steps, 50 if profile.solver == "ancestral" else SHEET_STEPS)
-    return Sampling(profile.solver, steps, profile.guidance_scale, interval, SIGMA_MIN, SIGMA_MAX)
+    return Sampling(
+        profile.solver,
+        steps,
+        profile.guidance_scale,
+        profile.guidance_interval,
+        *profile.sigma_range,
+    )
 
 
 def denoise_with(

@@ -118,8 +118,9 @@ def train(training: Training, progress: Progress) -> Progress:
     """Train from `progress` until the images are seen, the time is over or a signal comes."""
     plan, began_at = training.plan, time.monotonic()
     saved_at = since = began_at
+    ends_at = math.inf if plan.time_limit_s is None else began_at + plan.time_limit_s
     with stop_signal() as asked, _bar(plan, progress) as bar:
-        while progress.images_seen < plan.images_seen:
+        while progress.images_seen < plan.images_seen and not asked() and since < ends_at:
             progress.loss += take_step(training, progress)
             progress.n_losses += 1
             progress.step += 1
@@ -131,8 +132,6 @@ def train(training: Training, progress: Progress) -> Progress:
             if now - saved_at > CHECKPOINT_EVERY_S:
                 save_checkpoint(training, progress)
                 saved_at = now
-            if asked() or (plan.time_limit_s and now - began_at > plan.time_limit_s):
-                break
     save_checkpoint(training, progress)
     return progress
 
@@ -230,9 +229,7 @@ def report(training: Training, progress: Progress) -> None:
         "learning_rate": training.optimiser.param_groups[0]["lr"],
     }
     if judging:
-        started_at = time.monotonic()
         line |= training.judge(training.average.eval(), progress)
-        progress.seconds += time.monotonic() - started_at
         progress.history.append(line)
     with training.metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
