@@ -7,6 +7,7 @@ recorder and to the clips is taken up by their own threads.
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -243,9 +244,10 @@ def thresholds(bundle: Bundle, settings: Settings) -> tuple[float, ...]:
     )
     for name, threshold in settings.model.thresholds.items():
         if name not in chosen:
+            nearest = difflib.get_close_matches(name, chosen, n=3, cutoff=0.0)
             raise ConfigError(
                 f"model.thresholds names {name!r}, which bundle {bundle.name} does not know: "
-                f"it knows {', '.join(sorted(chosen))}"
+                f"the nearest of its {len(chosen)} labels are {', '.join(nearest)}"
             )
         chosen[name] = threshold
     return tuple(chosen.values())

@@ -129,7 +129,7 @@ def test_a_gap_ends_an_event(bundle: Bundle, store: StationStore) -> None:
 
 
 def test_a_threshold_of_the_users_is_laid_over_the_bundles(bundle: Bundle) -> None:
-    """A name that the bundle does not know is refused with those that it does."""
+    """A name that the bundle does not know is refused with those nearest to it."""
     settings = Settings(model=ModelSettings(thresholds={"Parus major": 0.99}))
     assert thresholds(bundle, settings) == (0.5, 0.99, 0.5)
     wrong = Settings(model=ModelSettings(thresholds={"Pica pica": 0.9}))

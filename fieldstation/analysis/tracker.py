@@ -47,6 +47,13 @@ class Tracker:
             raise ValueError(f"{len(thresholds)} thresholds for {len(labels)} labels")
         self._labels = tuple(labels)
         self._thresholds = tuple(map(float, thresholds))
+        # What only a species can reach: as an array, since there may be thousands of labels.
+        self._limits = np.array(
+            [
+                threshold if label.kind is LabelKind.SPECIES else np.inf
+                for label, threshold in zip(self._labels, self._thresholds, strict=True)
+            ]
+        )
         self._encoder_id = encoder_id
         self._longest = round(max_event_s * US_PER_S)
         self._identify = identify
@@ -87,12 +94,8 @@ class Tracker:
         """Return the probability of each species, by index, that reached its threshold."""
         if probabilities.shape != (len(self._labels),):
             raise ValueError(f"{probabilities.shape} probabilities for {len(self._labels)} labels")
-        return {
-            index: probability
-            for index, probability in enumerate(map(float, probabilities))
-            if probability >= self._thresholds[index]
-            and self._labels[index].kind is LabelKind.SPECIES
-        }
+        reached = np.flatnonzero(probabilities >= self._limits)
+        return {int(index): float(probabilities[index]) for index in reached}
 
     def _extend(
         self, index: int, probability: float, ended_at: int, prediction: Prediction
