@@ -248,6 +248,12 @@ class MqttSettings:
         check=_wrong_trust,
     )
     embedding: bool = setting(False, "Send the call's embedding with each detection")
+    outbox_max_mb: int = setting(
+        1_000,
+        "Disk for events that wait for their receipt; a full outbox hears nothing, and says so",
+        low=1,
+        high=10_000_000,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,10 @@ from fieldstation.audio.source import AudioSource
 from fieldstation.records import AudioChunk
 from fieldstation.station import Station
 
+NO_ROOM = "disk"
+"""Cause of what is lost while events could not be kept"""
+TURN_S = 0.5
+
 
 class Ledger(Protocol):
     """What is told of a source's chunks, waits and end."""
@@ -45,9 +49,25 @@ class Heard:
 class Listening:
     """A stage that ends when its source ends or is closed."""
 
-    def __init__(self, station: Station, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        station: Station,
+        ledger: Ledger,
+        has_room: Callable[[], bool] = lambda: True,
+        live: bool = True,
+    ) -> None:
+        """Bind the parts.
+
+        Args:
+            has_room: whether what is heard now could be kept. If not, live sound passes unheard,
+                and the ledger says so; a recording or a pipe waits.
+            live: whether the source goes on whether it is heard or not.
+        """
         self._station = station
         self._ledger = ledger
+        self._has_room = has_room
+        self._live = live
+        self._passed_s = 0.0
         self._meter = Meter()
         self._heard = Heard()
         self._source: AudioSource | None = None
@@ -74,7 +94,7 @@ class Listening:
         try:
             for chunk in self._source:
                 beat()
-                self._hear(chunk)
+                self._take(chunk, stop)
                 repeatable = chunk.file is not None
                 if stop.is_set():
                     break
@@ -96,6 +116,21 @@ class Listening:
     def level(self) -> Level:
         """Return the level since the last call, for the meter."""
         return self._meter.take()
+
+    def _take(self, chunk: AudioChunk, stop: threading.Event) -> None:
+        """Hear a chunk, unless it could not be kept."""
+        while not self._has_room():
+            self.waited(NO_ROOM)
+            if self._live:
+                self._passed_s += (chunk.gap + chunk.samples.size) / chunk.sample_rate
+                return
+            if stop.wait(TURN_S):
+                break
+        if self._passed_s:
+            gap = chunk.gap + round(self._passed_s * chunk.sample_rate)
+            chunk = replace(chunk, gap=gap, cause=NO_ROOM)
+            self._passed_s = 0.0
+        self._hear(chunk)
 
     def _hear(self, chunk: AudioChunk) -> None:
         began = time.monotonic()

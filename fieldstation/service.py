@@ -53,7 +53,7 @@ from fieldstation.station import Recorder, Station, make_ear, thresholds
 from fieldstation.store.errors import StoreError, StoreUnavailable
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.station_db import StationStore
-from fieldstation.store.writer import StoreThread
+from fieldstation.store.writer import BYTES_PER_MB, StoreThread
 from fieldstation.supervisor import Supervisor
 from fieldstation.upkeep import Upkeep
 
@@ -189,7 +189,10 @@ class Service:
     def _wire(self) -> None:
         plan, settings = self._plan, self._plan.settings
         self._writer = StoreThread(
-            self._store, on_committed=lambda: self._publisher.wake(), finish_s=STORE_FINISH_S
+            self._store,
+            on_committed=lambda: self._publisher.wake(),
+            finish_s=STORE_FINISH_S,
+            max_bytes=settings.mqtt.outbox_max_mb * BYTES_PER_MB,
         )
         self._publisher = Publisher(
             Connection(self._access),
@@ -213,7 +216,9 @@ class Service:
             )
         self._clips, self._clips_off = self._make_clips()
         self._ledger = self._make_ledger()
-        self._listening = Listening(self._make_station(), self._ledger)
+        self._listening = Listening(
+            self._make_station(), self._ledger, self._writer.has_room, plan.live
+        )
         self._listening.attach(self._source)
         self._minute = Chores(self._minute_chores())
         self._metrics = self._make_metrics()
@@ -465,6 +470,7 @@ class Service:
             "n_events": heard.n_events,
             "real_time_factor": round(heard.busy_s / heard.seconds, 5) if heard.seconds else 0.0,
             "n_unwritten": written.n_waiting,
+            "outbox_mb": round(written.n_bytes / BYTES_PER_MB, 1),
             "broker": str((self._broker or self._access).url),
             "connected": published.connection.up,
             "n_resent": published.n_resent,
@@ -480,6 +486,7 @@ class Service:
         logged = self._logger.state() if self._logger else None
         problems = [
             self._writer.state().fault,
+            self._writer.state().shortage,
             published.connection.fault,
             published.twin and f"another station (key {published.twin}) has this name",
             logged and (logged.fault or logged.connection.fault),

@@ -39,9 +39,11 @@ class Station:
 
     def __init__(self) -> None:
         self.n_chunks = self.n_finished = 0
+        self.gaps: list[tuple[int, str]] = []
 
     def process(self, chunk: AudioChunk) -> list[str]:
         self.n_chunks += 1
+        self.gaps.append((chunk.gap, chunk.cause))
         return ["event"]
 
     def finish(self) -> list[str]:
@@ -50,12 +52,14 @@ class Station:
 
 
 class Ledger:
-    """Counts its ends."""
+    """Counts its ends, and keeps the causes of waits."""
 
-    n_closed = 0
+    def __init__(self) -> None:
+        self.n_closed = 0
+        self.causes: list[str] = []
 
     def waited(self, cause: str) -> None:
-        """Never called here."""
+        self.causes.append(cause)
 
     def close(self) -> None:
         self.n_closed += 1
@@ -120,3 +124,29 @@ def test_a_fault_in_the_last_window_does_not_cost_the_ledger() -> None:
     with pytest.raises(ValueError, match="overflow"):
         listening.run(threading.Event(), lambda: None)
     assert ledger.n_closed == 1
+
+
+def test_live_sound_that_could_not_be_kept_passes_and_is_counted() -> None:
+    """The chunk after it carries the gap; the ledger has the time, so that nothing is silent."""
+    station: Any = Station()
+    ledger = Ledger()
+    room = iter([True, False, True, True])
+    listening = Listening(station, ledger, has_room=lambda: next(room))
+    listening.attach(Source())
+    listening.run(threading.Event(), lambda: None)
+    assert station.gaps == [(10, ""), (10 + 110, "disk")]
+    assert ledger.causes == ["disk"]
+    assert listening.heard().lost_s == pytest.approx(0.13)
+
+
+def test_a_recording_waits_for_room() -> None:
+    """It does not run away; whoever stops the station need not wait."""
+    station: Any = Station()
+    ledger = Ledger()
+    room = iter([True, False, True, True])
+    listening = Listening(station, ledger, has_room=lambda: next(room), live=False)
+    listening.attach(Source())
+    listening.run(threading.Event(), lambda: None)
+    assert station.gaps == [(10, "")] * 3
+    assert ledger.causes == ["disk"]
+    assert listening.heard_all

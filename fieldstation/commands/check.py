@@ -114,14 +114,19 @@ def check_disk(context: Context) -> str:
 
 
 def check_station_db(context: Context) -> str:
-    """Open the station's own database and count what waits."""
+    """Open the station's own database, count what waits, and see that there is room for more."""
     from fieldstation.store.station_db import StationStore
+    from fieldstation.store.writer import BYTES_PER_MB, shortage
 
     if not context.state.station_db.exists():
         return "none yet: made at the first start"
     store = StationStore(context.state.station_db, readonly=True)
     try:
-        return f"{store.n_pending()} messages wait for their receipt"
+        n_waiting, n_bytes = store.n_pending(), store.n_bytes()
+        max_bytes = context.settings.mqtt.outbox_max_mb * BYTES_PER_MB
+        if problem := shortage(n_bytes, max_bytes):
+            raise Mend(f"{n_waiting} messages wait for their receipt; {problem}")
+        return f"{n_waiting} messages wait for their receipt, {n_bytes / BYTES_PER_MB:.1f} MB"
     finally:
         store.close()
 

@@ -158,12 +158,24 @@ class StationTransaction:
         Returns:
             messages deleted; their events go with them.
         """
-        delivered = OUTBOX.c.confirmed_at < before
-        ids = select(OUTBOX.c.id).where(delivered)
-        self._connection.execute(delete(EVENTS).where(EVENTS.c.id.in_(ids)))
-        n = self._connection.execute(delete(OUTBOX).where(delivered)).rowcount
         self._connection.execute(delete(COVERAGE).where(_ended_at() < before))
-        return n
+        return self._drop(select(OUTBOX.c.id).where(OUTBOX.c.confirmed_at < before))
+
+    def drop_delivered(self, limit: int) -> int:
+        """Delete the oldest of what was confirmed, but for events whose clip is still to be noted.
+
+        Returns:
+            messages deleted; their events go with them.
+        """
+        waiting = select(EVENTS.c.id).where(EVENTS.c.clip_state == ClipState.WAITING.value)
+        delivered = select(OUTBOX.c.id).where(
+            OUTBOX.c.confirmed_at.is_not(None), OUTBOX.c.id.not_in(waiting)
+        )
+        return self._drop(delivered.order_by(OUTBOX.c.sequence).limit(limit))
+
+    def _drop(self, ids: Select[tuple[str]]) -> int:
+        self._connection.execute(delete(EVENTS).where(EVENTS.c.id.in_(ids)))
+        return self._connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(ids))).rowcount
 
     def _sequence_of(self, id: str) -> int | None:
         return self._connection.execute(SEQUENCE_OF, {"id": id}).scalar()
@@ -258,6 +270,20 @@ class StationStore:
         """Delete what was delivered before an instant; see StationTransaction."""
         with self.transaction() as transaction:
             return transaction.prune(before)
+
+    def drop_delivered(self, limit: int) -> int:
+        """Delete the oldest of what was confirmed; see StationTransaction."""
+        with self.transaction() as transaction:
+            return transaction.drop_delivered(limit)
+
+    def n_bytes(self) -> int:
+        """Return how much of the file is in use: what was deleted, the next rows take."""
+        with self.database.read() as connection:
+            pages, free, size = (
+                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return (pages - free) * size
 
     def pending(self, after: int = 0, limit: int = 100) -> list[OutboxRow]:
         """Return messages not yet confirmed, with a sequence above `after`, in order."""

@@ -34,6 +34,11 @@ WAIT_S = 0.5
 """Longest wait between two beats"""
 FINISH_S = 20.0
 """Longest try to write what is left when the station stops"""
+NEAR, AGAIN = 0.8, 0.95
+"""Of the limit of the file: from here on it is told; below this a full one has room again"""
+DROPPED_AT_ONCE = 2_000
+"""Delivered events that go at the limit, in one transaction"""
+BYTES_PER_MB = 1_000_000
 FIRST_RETRY_S, LAST_RETRY_S = 0.25, 15.0
 NOT_WRITABLE = (DBAPIError, ValueError, TypeError, LookupError, ArithmeticError)
 """What one request can raise by itself: its message cannot be composed, a value does not fit"""
@@ -131,6 +136,10 @@ class WriterState:
     n_receipts_dropped: int
     fault: str | None
     """Why nothing can be written just now"""
+    n_bytes: int
+    """Of station.db in use, when it was last written"""
+    shortage: str
+    """What to do about a file that is nearly full, or full; empty while there is room"""
 
 
 class StoreThread:
@@ -141,6 +150,7 @@ class StoreThread:
         store: StationStore,
         on_committed: Callable[[], None] = lambda: None,
         finish_s: float = FINISH_S,
+        max_bytes: int | None = None,
     ) -> None:
         """Wrap a store.
 
@@ -148,10 +158,15 @@ class StoreThread:
             store: written by this thread alone from now on.
             on_committed: called in this thread after each commit (wakes the publisher).
             finish_s: how long `run` goes on writing after it was told to stop.
+            max_bytes: beyond it `has_room` is False until the log has confirmed; what is posted
+                nevertheless is written.
         """
         self._store = store
         self._on_committed = on_committed
         self._finish_s = finish_s
+        self._max_bytes = max_bytes
+        self._n_bytes: int | None = None
+        self._is_full = False
         self._queue: deque[Request] = deque()
         self._changed = threading.Condition()
         self._n_in_transaction = 0
@@ -202,7 +217,17 @@ class StoreThread:
         """Return how the writing goes."""
         with self._changed:
             fault = None if self._fault is None else str(self._fault)
-            return WriterState(len(self._queue), self._n_receipts_dropped, fault)
+            return WriterState(
+                n_waiting=len(self._queue),
+                n_receipts_dropped=self._n_receipts_dropped,
+                fault=fault,
+                n_bytes=self._n_bytes or 0,
+                shortage=shortage(self._n_bytes or 0, self._max_bytes, self._is_full),
+            )
+
+    def has_room(self) -> bool:
+        """Return whether the file is below its limit: who hears what it cannot keep is deaf."""
+        return not self._is_full
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until all that was posted is on the disk; return whether it is."""
@@ -224,16 +249,19 @@ class StoreThread:
         A disk or lock that is not to be had is noted, and no later step tries before its time.
         """
         batch = self._wait(timeout_s)
-        if not batch:
+        if not batch and self._n_bytes is not None:
             return 0
         try:
-            self._write(batch)
+            if batch:
+                self._write(batch)
+            self._keep_to_limit()
         except StoreUnavailable as fault:
             self._note_fault(fault)
             return 0
         finally:
             self._n_in_transaction = 0
-        self._on_committed()
+        if batch:
+            self._on_committed()
         return len(batch)
 
     def _post(self, request: Request) -> None:
@@ -253,6 +281,22 @@ class StoreThread:
 
     def _is_due(self) -> bool:
         return bool(self._queue) and time.monotonic() >= self._retry_at
+
+    def _keep_to_limit(self) -> None:
+        """Measure the file; at its limit delivered events go early, and if that is too little,
+        there is no room."""
+        self._n_bytes = self._store.n_bytes()
+        if self._max_bytes is None:
+            return
+        if self._n_bytes > AGAIN * self._max_bytes:
+            self._store.drop_delivered(DROPPED_AT_ONCE)
+            self._n_bytes = self._store.n_bytes()
+        was_full = self._is_full
+        self._is_full = self._n_bytes > (AGAIN if was_full else 1) * self._max_bytes
+        if self._is_full and not was_full:
+            log.error("%s", shortage(self._n_bytes, self._max_bytes, True))
+        elif was_full and not self._is_full:
+            log.warning("%s has room again: the station hears", self._store.database.name)
 
     def _write(self, batch: list[Request]) -> None:
         try:
@@ -322,3 +366,14 @@ class StoreThread:
 
 def _key(interval: Interval) -> tuple[str, int, str]:
     return interval.run_id, interval.started_at, interval.state
+
+
+def shortage(n_bytes: int, max_bytes: int | None, is_full: bool = False) -> str:
+    """Return what to do about a file that is near its limit, or over it; empty if it is not."""
+    if max_bytes is None or (n_bytes < NEAR * max_bytes and not is_full):
+        return ""
+    size = f"{n_bytes / BYTES_PER_MB:.0f} of {max_bytes / BYTES_PER_MB:.0f} MB"
+    mend = "see why the log confirms nothing, or raise mqtt.outbox_max_mb"
+    if is_full or n_bytes > max_bytes:
+        return f"the outbox is full ({size}), and what is heard now would not be kept: {mend}"
+    return f"the outbox holds {size}: {mend}"

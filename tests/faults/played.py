@@ -92,6 +92,7 @@ class Player:
     def play_to(self, pipe: int) -> None:
         """Let a new listener hear from the next call on."""
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        os.set_blocking(pipe, False)
         with self._lock:
             self._next_pipe = pipe
 
@@ -135,9 +136,11 @@ class Player:
 
     def _write(self, samples: NDArray[np.float32]) -> None:
         left = memoryview((samples * 32_767).astype("<i2").tobytes())
-        while left and self._pipe is not None:
+        while left and self._pipe is not None and not self._ended.is_set():
             try:
                 left = left[os.write(self._pipe, left) :]
+            except BlockingIOError:  # the listener does not read: what is played waits for it
+                self._ended.wait(TURN_S)
             except OSError:  # the listener is gone
                 self._lose()
 

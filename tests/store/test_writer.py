@@ -243,3 +243,71 @@ def test_a_clip_is_noted_after_its_event(store: StationStore) -> None:
     writer.post_clip_state(UUID(int=1), ClipState.WITHHELD)
     writer.step(0.0)
     assert store.clips([str(UUID(int=1))]) == {str(UUID(int=1)): Clip(ClipState.WITHHELD, None)}
+
+
+def fill(writer: StoreThread, n: int, first: int = 1) -> None:
+    """Post events whose messages are 10 kB, and write them."""
+    for number in range(first, first + n):
+        writer.post_event(event(number), lambda _: Message("topic", bytes(10_000)), ClipState.OFF)
+    while writer.step(0.0):
+        pass
+
+
+def test_a_full_outbox_has_no_room_until_the_log_has_confirmed(
+    store: StationStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says when it is nearly full, when it is full, and when no more; nothing is dropped."""
+    writer = StoreThread(store, max_bytes=1_000_000)
+    fill(writer, 20)
+    assert (writer.has_room(), writer.state().shortage) == (True, "")
+    fill(writer, 50, first=21)
+    assert writer.has_room()
+    assert "of 1 MB" in writer.state().shortage
+    fill(writer, 50, first=71)
+    assert not writer.has_room()
+    assert "is full" in writer.state().shortage
+    assert store.n_pending() == 120
+    writer.post_confirm(str(UUID(int=number)) for number in range(1, 101))
+    writer.step(0.0)
+    assert (writer.has_room(), writer.state().shortage) == (True, "")
+    assert store.n_pending() == 20
+    lines = [r.getMessage() for r in caplog.records]
+    assert [("is full" in line, "has room" in line) for line in lines] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_delivered_events_give_way_before_anything_else(store: StationStore) -> None:
+    """They are in the log; here they are kept for convenience, or until their clip is noted."""
+    writer = StoreThread(store, max_bytes=1_000_000)
+    for first in range(1, 400, 50):
+        fill(writer, 50, first)
+        writer.post_confirm(str(UUID(int=number)) for number in range(first, first + 50))
+        writer.step(0.0)
+        assert writer.has_room()
+    assert store.n_bytes() < 1_000_000
+
+
+def test_an_event_whose_clip_is_still_to_be_noted_stays(store: StationStore) -> None:
+    """Else its recording would belong to nothing."""
+    for number, state in enumerate((ClipState.WAITING, ClipState.WRITTEN), start=1):
+        store.record_event(event(number), message, state)
+        store.confirm([str(UUID(int=number))])
+    assert store.drop_delivered(10) == 1
+    assert [*store.clips(str(UUID(int=n)) for n in (1, 2))] == [str(UUID(int=1))]
+
+
+def test_a_store_without_a_limit_always_has_room(store: StationStore) -> None:
+    """A recording waits for nobody: it can be heard again."""
+    writer = StoreThread(store)
+    fill(writer, 120)
+    assert (writer.has_room(), writer.state().shortage) == (True, "")
+
+
+def test_a_store_that_is_full_at_the_start_has_no_room(store: StationStore) -> None:
+    """It was full when the last run ended."""
+    fill(StoreThread(store), 120)
+    writer = StoreThread(store, max_bytes=1_000_000)
+    writer.step(0.0)
+    assert not writer.has_room()
