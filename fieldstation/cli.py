@@ -27,6 +27,7 @@ COMMANDS = {
     "status": "show how stations are, from their broker",
     "watch": "show any station's birds live, from its broker",
     "log": "be the logger alone, for a hub",
+    "worker": "paint what the log has queued",
     "paint": "paint who is heard, from the call itself",
     "bundle": "add, list, show or choose a model",
 }

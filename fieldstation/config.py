@@ -247,7 +247,11 @@ class MqttSettings:
         "Logger whose receipt ends a message: own, any, none (PUBACK suffices), or a logger's id",
         check=_wrong_trust,
     )
-    embedding: bool = setting(False, "Send the call's embedding with each detection")
+    embedding: bool | None = setting(
+        None,
+        "Send the call's embedding with each detection; not set: where pictures are painted",
+        shown=True,
+    )
     outbox_max_mb: int = setting(
         1_000,
         "Disk for events that wait for their receipt; a full outbox hears nothing, and says so",
@@ -266,6 +270,35 @@ class LogSettings:
     )
     password_file: str = setting(
         "", "File that holds the database's password; or PGPASSWORD, or PostgreSQL's ~/.pgpass"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """Pictures of the callers, painted from their calls."""
+
+    enabled: bool | None = setting(
+        None, "Have events painted; not set: where the bundle paints", shown=True
+    )
+    which: str = setting(
+        "every",
+        "Of them: every one, daily the first of each species, hourly at most per_hour",
+        choices=("every", "daily", "hourly"),
+    )
+    per_hour: int = setting(12, "Pictures of an hour of birds", low=1, high=10_000)
+    min_probability: float = setting(0.0, "Less probable events are not painted", low=0, high=1)
+    queue: int = setting(
+        1_000, "Most that may wait; beyond it the oldest give way", low=1, high=100_000
+    )
+    worker: bool = setting(
+        True, "At a terminal `run` starts the worker too; a service has a unit for it"
+    )
+    provider: str = setting("auto", "Where it paints", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(1, "Threads of the generator on a CPU", low=1, high=64)
+    keep_days: int = setting(30, "Days for which an event can be painted again", low=1, high=36_500)
+    max_age_days: int = setting(365, "Older pictures are removed; 0: never", low=0, high=36_500)
+    max_size_mb: int = setting(
+        1_000, "Beyond it the oldest pictures are removed", low=1, high=10_000_000
     )
 
 
@@ -303,6 +336,7 @@ class Settings:
     clips: ClipSettings = field(default_factory=ClipSettings)
     mqtt: MqttSettings = field(default_factory=MqttSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from fieldstation import __version__, schedule
+from fieldstation import __version__, pictures, schedule
 from fieldstation.access import access_to
 from fieldstation.analysis.classifier import Classifier, check_golden
 from fieldstation.audio.hours import RecordingHours, is_awake
@@ -41,6 +41,7 @@ from fieldstation.mqtt.logger import Logger
 from fieldstation.mqtt.messages import Topics
 from fieldstation.mqtt.publisher import Publisher, Trust
 from fieldstation.notify import Notifier
+from fieldstation.painting import Painting
 from fieldstation.records import (
     Health,
     OutboxRow,
@@ -51,11 +52,13 @@ from fieldstation.schedule import Chore, Chores
 from fieldstation.state import State
 from fieldstation.station import Recorder, Station, make_ear, thresholds
 from fieldstation.store.errors import StoreError, StoreUnavailable
+from fieldstation.store.jobs import QueueState
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import BYTES_PER_MB, StoreThread
 from fieldstation.supervisor import Supervisor
 from fieldstation.upkeep import Upkeep
+from fieldstation.worker_process import Command
 
 if TYPE_CHECKING:
     from fieldstation.metrics import MetricsPage
@@ -89,6 +92,10 @@ class Plan:
     live: bool
     """Whether the source is endless; a file's end is the service's end"""
     on_trace: Callable[[Prediction], None] | None = None
+    worker: Command | None = None
+    """Starts what paints, where the station shall; under systemd a unit of its own does"""
+    wait_for_pictures: bool = False
+    """Of recordings: whether they are done only when they are painted"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class Display:
     broker: str
     log: str
     clips: str
+    pictures: str
 
 
 class Outbox:
@@ -173,7 +181,8 @@ class Service:
         self._store.settle_clips(take_over(plan.state.clips))
         self._log: LateLog | None = None
         if plan.settings.log.enabled:
-            self._log = LateLog(plan.state.log_url(plan.settings.log.database))
+            url = plan.state.log_url(plan.settings.log.database)
+            self._log = LateLog(url, pictures.job_maker(plan.settings, plan.bundle))
             self._closing.callback(self._log.close)
 
     def _open_broker(self) -> None:
@@ -220,6 +229,9 @@ class Service:
             self._make_station(), self._ledger, self._writer.has_room, plan.live
         )
         self._listening.attach(self._source)
+        self._painting = Painting(
+            settings, plan.bundle, plan.who.name, self._log, plan.worker, self._clock
+        )
         self._minute = Chores(self._minute_chores())
         self._metrics = self._make_metrics()
         upkeep = Upkeep(plan.settings, plan.state, plan.who, self._writer, self._log, self._clock)
@@ -232,7 +244,7 @@ class Service:
             self._writer,
             None,
             with_clip=self._clips is not None,
-            with_embedding=plan.settings.mqtt.embedding,
+            with_embedding=pictures.sends_embeddings(plan.settings, plan.bundle),
         )
         ear = make_ear(plan.bundle, self._classifier, plan.settings, plan.who, self._clock)
         return Station(ear, recorder, self._ledger, self._clips, plan.on_trace)
@@ -305,7 +317,12 @@ class Service:
             broker=str(self._access.url),
             log=redacted(log_name) if self._log else "off (log.enabled = false)",
             clips=self._clips_off,
+            pictures=self._painting.describe(),
         )
+
+    def painting(self) -> QueueState:
+        """Return how the queue of pictures was when it was last looked at."""
+        return self._painting.state()
 
     def level(self) -> Level:
         """Return the sound level since the last call."""
@@ -347,10 +364,12 @@ class Service:
         self._scheduler = schedule.start([self._minute, self._upkeep], self._plan.who.timezone)
         self._minute.request("health")
         self._notifier.ready()
+        self._painting.start()
 
     def _tick(self, tick: Callable[[], None]) -> None:
         if self._broker:
             self._broker.check()
+        self._painting.check()
         self._look_at_problems()
         tick()
 
@@ -377,6 +396,9 @@ class Service:
         self._writer.drain(STORE_DRAIN_S)
         patience_s = GOODBYE_S if self._plan.live else float("inf")
         done = self._wait(self._all_told, patience_s, tick)
+        if done and self._plan.wait_for_pictures:
+            done = self._wait(self._painting.all_done, float("inf"), tick)
+        self._painting.stop()
         last = [
             *self._chore_stages,
             self._metrics_stage,
@@ -477,6 +499,7 @@ class Service:
             "n_refused": published.n_refused,
             "n_logged": logged.n_recorded if logged else 0,
             "clips": self._clips_off,
+            **self._painting.health(),
             "problems": self._problems(),
         }
 
@@ -493,6 +516,7 @@ class Service:
             self._clips and self._clips.fault,
             self._source.problem,
             self._metrics and self._metrics.fault,
+            *self._painting.problems(),
             *(f"{name}: {why}" for name, why in self._failed_chores().items()),
             *(f"{name} hangs" for name in self._supervisor.late()),
         ]

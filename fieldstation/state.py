@@ -3,6 +3,7 @@
 station.key   random, made at the first start; who this station is, whatever its name
 station.db    events, outbox, coverage          log.db     the log (unless configured away)
 clips/        recordings of events              backups/   nightly copies
+images/       pictures of events                worker/    places of those who paint
 broker/       the embedded broker's own         bundles/   models added by hand
 """
 
@@ -51,6 +52,11 @@ class State:
     def clips(self) -> Path:
         """Return the folder of recordings."""
         return self.folder / "clips"
+
+    @property
+    def images(self) -> Path:
+        """Return the folder of pictures."""
+        return self.folder / "images"
 
     @property
     def backups(self) -> Path:

@@ -44,12 +44,14 @@ ALLOWED: dict[str, set[str]] = {
     "adoption": FOUNDATION | {"bundle", "onnx_session", "analysis"},
     "clips": FOUNDATION,
     "gallery": FOUNDATION,
+    "worker_process": {"processes", "mqtt/backoff"},
+    "pictures": FOUNDATION | {"config", "bundle", "gallery", "store"},
     "generation": FOUNDATION | {"bundle", "generator_card", "onnx_session"},
     "station": FOUNDATION
     | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},
 }
 ALLOWED["listening"] = ALLOWED["station"] | {"station"}
-TOP = {"service", "upkeep", "commands", "cli", "__main__"}
+TOP = {"service", "painting", "upkeep", "commands", "cli", "__main__"}
 ONE_FILE = {
     "sounddevice": "fieldstation/audio/portaudio.py",
     "paho": "fieldstation/mqtt/connection.py",

@@ -28,15 +28,20 @@ def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--key-file", metavar="FILE", help="its key, unless in the same file")
 
 
-def access_of(args: argparse.Namespace, context: Context) -> Access:
+def access_of(args: argparse.Namespace, context: Context, own: bool = False) -> Access:
     """Return what opens the broker; the embedded one is opened as its reader.
+
+    Args:
+        own: open the embedded one as its station, whose worker may write.
 
     Raises:
         MendableError: no such broker, or its password cannot be read.
     """
     from fieldstation.access import access_to
-    from fieldstation.mqtt.broker import read_access
+    from fieldstation.mqtt.broker import own_access, read_access
 
     given = {name: value for name in GIVEN if (value := getattr(args, name))}
     mqtt = replace(context.settings.mqtt, **given, url=args.broker or context.settings.mqtt.url)
-    return read_access(context.state.broker) if mqtt.url == "embedded" else access_to(mqtt)
+    if mqtt.url != "embedded":
+        return access_to(mqtt)
+    return (own_access if own else read_access)(context.state.broker)

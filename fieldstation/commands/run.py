@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from fieldstation.cli import EXIT_INTERRUPTED
+from fieldstation.cli import EXIT_FAILED, EXIT_INTERRUPTED
 from fieldstation.commands.context import (
     Context,
     add_context_arguments,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fieldstation.config import Settings
     from fieldstation.records import Prediction, StationIdentity
     from fieldstation.service import Display
+    from fieldstation.store.jobs import QueueState
+    from fieldstation.worker_process import Command
 
 EXAMPLES = """  fieldstation run                                 default microphone
   fieldstation run --demo                          a real recording, as station `demo`
@@ -89,6 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--broker", metavar="URL", help="embedded, mqtt://host or mqtts://host, over the settings'"
     )
     station.add_argument(
+        "--wait-images",
+        action="store_true",
+        help="end only when the pictures of the recordings are painted too; --demo always does",
+    )
+    station.add_argument(
         "--trace", action="store_true", help="say of every window what it gave, and why not"
     )
     add_context_arguments(parser)
@@ -122,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
             open_source=_opener(args, context.settings),
             live=live,
             on_trace=_tracer(bundle, context.settings) if args.trace else None,
+            worker=_worker(args, context, bundle, live),
+            wait_for_pictures=_waits_for_pictures(args, context, bundle),
         )
         service = Service(plan)
     except DeviceNotFound as error:
@@ -131,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     screen.clear()
     if live:
         return 0
-    return _conclude(done, context)
+    return _conclude(done, context) or _tell_pictures(service.painting(), context)
 
 
 class Screen:
@@ -159,8 +168,9 @@ class Screen:
             ("broker", display.broker),
             ("log", display.log),
             ("clips", display.clips),
+            ("pictures", display.pictures),
         ):
-            print(f"{name:<8}{text}", flush=True)
+            print(f"{name:<10}{text}", flush=True)
 
     def show(self, level: Level) -> None:
         """Redraw the meter, at a terminal."""
@@ -276,6 +286,59 @@ def _opener(args: argparse.Namespace, settings: Settings) -> Callable[[OnWait], 
         return Microphone(spec, channel, on_wait=on_wait, wait=args.wait)
 
     return open_source
+
+
+def _worker(
+    args: argparse.Namespace, context: Context, bundle: Bundle, live: bool
+) -> Command | None:
+    """Return what starts the worker; None under systemd, whose own unit does, and where none is
+    waited for.
+    """
+    from fieldstation.worker_process import Command
+
+    is_service = "NOTIFY_SOCKET" in os.environ
+    wanted = live or args.demo or args.wait_images
+    if is_service or not wanted or not bundle.generator or not context.settings.generation.worker:
+        return None
+    places = ["--state", str(context.state.folder)]
+    if context.config_path:
+        places += ["--config", str(context.config_path)]
+    environment = {
+        "FIELDSTATION_LOG_DATABASE": context.settings.log.database,
+        "FIELDSTATION_MQTT_URL": context.settings.mqtt.url,
+        "FIELDSTATION_MODEL_BUNDLE": str(bundle.path.absolute()),
+    }
+    return Command([sys.executable, "-m", "fieldstation", "worker", *places], environment)
+
+
+def _waits_for_pictures(args: argparse.Namespace, context: Context, bundle: Bundle) -> bool:
+    """Return whether the end of the recordings is not the end.
+
+    Raises:
+        RunError: pictures are asked for that will never come.
+    """
+    from fieldstation.pictures import are_wanted
+
+    reason = ""
+    if not context.settings.log.enabled:
+        reason = "log.enabled is false, and a hub's queue is not looked into"
+    elif not are_wanted(context.settings, bundle):
+        reason = "generation.enabled is false" if bundle.generator else f"{bundle.name} paints none"
+    if args.wait_images and not (args.source or args.demo):
+        raise RunError("--wait-images is for recordings, which end: it needs --source or --demo")
+    if args.wait_images and reason:
+        raise RunError(f"--wait-images, but no picture would come: {reason}")
+    return bool(args.wait_images or (args.demo and bundle.generator and not reason))
+
+
+def _tell_pictures(state: QueueState, context: Context) -> int:
+    """Say where the pictures are, and which will not come; 1 where some are missing."""
+    if state.n_waiting:
+        print(f"{state.n_waiting} pictures wait to be painted: fieldstation worker --once")
+    if not state.n_parked:
+        return 0
+    print(f"{state.n_parked} pictures cannot be painted: {state.reason}")
+    return EXIT_FAILED
 
 
 def _tracer(bundle: Bundle, settings: Settings) -> Callable[[Prediction], None]:

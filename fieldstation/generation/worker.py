@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fieldstation.errors import PassingError
 from fieldstation.generation.artist import Painted
@@ -162,7 +162,8 @@ class Worker:
         self._poll_s = poll_s
         # onnxruntime's own threads inherit the priority of the one that opens the session.
         self._hand = ThreadPoolExecutor(1, "painting", initializer=compute_when_idle)
-        self._artist = self._hand.submit(open_artist, False).result()
+        self._work: Future[Any] = self._hand.submit(open_artist, False)
+        self._artist: Artist = self._work.result()
         self._on_cpu = self._artist.provider == CPU
         self._at_once = 1
         self._state = WorkerState(provider=self._artist.provider)
@@ -194,10 +195,15 @@ class Worker:
         """Return how it is."""
         return self._state
 
+    @property
+    def is_painting(self) -> bool:
+        """Return whether the other thread works; it cannot be interrupted."""
+        return not self._work.done()
+
     def _paint(self, jobs: Sequence[Job]) -> None:
         """Paint claimed jobs, and keep the pictures; or find out whose fault it was."""
         began = time.monotonic()
-        painting = self._hand.submit(self._artist.paint, jobs)
+        painting = self._work = self._hand.submit(self._artist.paint, jobs)
         if not self._has_ended(painting):
             self._give_back(jobs)
             return
@@ -301,7 +307,7 @@ class Worker:
 
     def _is_well(self) -> bool:
         """Return whether the golden input still comes out right; not if we are told to stop."""
-        check = self._hand.submit(self._artist.check)
+        check = self._work = self._hand.submit(self._artist.check)
         return self._has_ended(check) and check.exception() is None
 
     def _fall_back(self, jobs: Sequence[Job], reason: str) -> None:

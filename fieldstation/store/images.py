@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from fieldstation.records import Image, Picture
 from fieldstation.store.database import Database
@@ -14,6 +14,7 @@ from fieldstation.store.log_tables import DETECTIONS, IMAGES
 from fieldstation.store.upsert import insert
 
 IMAGE_FIELDS = tuple(field.name for field in fields(Image))
+PAGE = 500
 IDENTITY = ("event_id", "generator_id", "seed")
 
 
@@ -31,8 +32,8 @@ class Images:
         Args:
             after: only higher ids.
         """
-        due = IMAGES.c.published_at.is_(None) & IMAGES.c.file.is_not(None)
-        query = _pictures().where(due, IMAGES.c.id > after).order_by(IMAGES.c.id).limit(limit)
+        query = _pictures().where(_is_unpublished(), IMAGES.c.id > after)
+        query = query.order_by(IMAGES.c.id).limit(limit)
         with self._database().read() as connection:
             return [(row.id, _picture(row)) for row in connection.execute(query)]
 
@@ -46,6 +47,27 @@ class Images:
         """Note that their files are gone."""
         with self._database().write() as connection:
             connection.execute(update(IMAGES).where(IMAGES.c.id.in_(list(ids))).values(file=None))
+
+    def expired(self, before: int | None, max_bytes: int) -> list[tuple[int, str]]:
+        """Return the oldest pictures that must go, ids and files, a page at a time.
+
+        Args:
+            before: whatever was made earlier; None: nothing is too old.
+            max_bytes: of all that stay.
+        """
+        there = IMAGES.c.file.is_not(None)
+        columns = IMAGES.c.id, IMAGES.c.file, IMAGES.c.n_bytes, IMAGES.c.made_at
+        oldest = select(*columns).where(there).order_by(IMAGES.c.made_at, IMAGES.c.id)
+        with self._database().read() as connection:
+            total = connection.execute(select(func.sum(IMAGES.c.n_bytes)).where(there)).scalar()
+            surplus = int(total or 0) - max_bytes
+            due = []
+            for row in connection.execute(oldest.limit(PAGE)):
+                if surplus <= 0 and (before is None or row.made_at >= before):
+                    break
+                due.append((row.id, row.file))
+                surplus -= row.n_bytes
+        return due
 
 
 def record_image(connection: Connection, image: Image, published_at: int | None = None) -> bool:
@@ -66,6 +88,19 @@ def record_image(connection: Connection, image: Image, published_at: int | None 
     values = {name: getattr(image, name) for name in IMAGE_FIELDS}
     values |= {"published_at": published_at}
     return connection.execute(back.returning(IMAGES.c.id), values).first() is not None
+
+
+def n_unpublished(connection: Connection, station: str | None = None) -> int:
+    """Return how many pictures no broker has acknowledged, of one station's events or of all."""
+    query = _pictures().where(_is_unpublished())
+    if station is not None:
+        query = query.where(IMAGES.c.station == station)
+    counted = select(func.count()).select_from(query.with_only_columns(IMAGES.c.id).subquery())
+    return int(connection.execute(counted).scalar_one())
+
+
+def _is_unpublished() -> ColumnElement[bool]:
+    return IMAGES.c.published_at.is_(None) & IMAGES.c.file.is_not(None)
 
 
 def _pictures() -> Select[Any]:

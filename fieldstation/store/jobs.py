@@ -10,12 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Update, case, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Update,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from fieldstation.clock import US_PER_S
 from fieldstation.records import Image, Job, JobState
 from fieldstation.store.database import Database
-from fieldstation.store.images import record_image
+from fieldstation.store.images import n_unpublished, record_image
 from fieldstation.store.job_maker import DROPPED
 from fieldstation.store.log_tables import COUNTERS, DETECTIONS, EMBEDDINGS, IMAGES, JOBS
 
@@ -40,8 +51,6 @@ class QueueState:
     n_parked: int = 0
     n_dropped: int = 0
     """Since the log was made"""
-    n_painted: int = 0
-    """Pictures that are there"""
     n_unpublished: int = 0
     ms_per_image: float | None = None
     """Mean of the newest pictures that were painted here"""
@@ -120,32 +129,38 @@ class Jobs:
                 )
                 connection.execute(free)
 
-    def state(self) -> QueueState:
-        """Return how the queue is."""
+    def prune(self, before: int) -> None:
+        """Forget what ended before an instant, and embeddings of then that nobody waits for."""
+        waiting = select(JOBS.c.event_id).where(JOBS.c.state.in_((QUEUED, CLAIMED)))
+        old = EMBEDDINGS.c.received_at < before
+        with self._database().write() as connection:
+            connection.execute(delete(JOBS).where(JOBS.c.ended_at < before))
+            connection.execute(delete(EMBEDDINGS).where(old, EMBEDDINGS.c.event_id.not_in(waiting)))
+
+    def state(self, station: str | None = None) -> QueueState:
+        """Return how the queue is, of one station's events or of all."""
         with self._database().read() as connection:
-            return queue_state(connection)
+            return queue_state(connection, station)
 
 
 _FREE = {"worker": None, "lease_ends_at": None}
 
 
-def queue_state(connection: Connection) -> QueueState:
-    """Return how the queue is."""
-    by_state = select(JOBS.c.state, func.count().label("n")).group_by(JOBS.c.state)
-    undone = connection.execute(by_state.where(JOBS.c.state != DONE))
-    n: dict[str, int] = {row.state: row.n for row in undone}
+def queue_state(connection: Connection, station: str | None = None) -> QueueState:
+    """Return how the queue is, of one station's events or of all."""
+    ours = true() if station is None else JOBS.c.station == station
+    undone = ours & JOBS.c.state.in_((QUEUED, CLAIMED, PARKED))
+    by_state = select(JOBS.c.state, func.count().label("n")).where(undone).group_by(JOBS.c.state)
+    n: dict[str, int] = {row.state: row.n for row in connection.execute(by_state)}
     dropped = select(COUNTERS.c.n).where(COUNTERS.c.name == DROPPED)
-    there = select(func.count()).where(IMAGES.c.file.is_not(None))
-    unpublished = there.where(IMAGES.c.published_at.is_(None))
-    parked = select(JOBS.c.reason).where(JOBS.c.state == PARKED)
+    parked = select(JOBS.c.reason).where(ours, JOBS.c.state == PARKED)
     ms_per_image, provider = _pace(connection)
     return QueueState(
         n_queued=n.get(QUEUED, 0),
         n_claimed=n.get(CLAIMED, 0),
         n_parked=n.get(PARKED, 0),
         n_dropped=connection.execute(dropped).scalar() or 0,
-        n_painted=connection.execute(there).scalar_one(),
-        n_unpublished=connection.execute(unpublished).scalar_one(),
+        n_unpublished=n_unpublished(connection, station),
         ms_per_image=ms_per_image,
         provider=provider,
         reason=connection.execute(parked.order_by(JOBS.c.ended_at.desc()).limit(1)).scalar() or "",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from fieldstation.records import Detection, Interval, Quarantined
 from fieldstation.store.database import file_of
 from fieldstation.store.errors import StoreUnavailable
+from fieldstation.store.job_maker import JobMaker
 from fieldstation.store.log_db import LogStore, Outcome
 
 log = logging.getLogger(__name__)
@@ -26,13 +27,17 @@ class LateLog:
     file that has no name any more, and each would be confirmed and gone. Any thread.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, maker: JobMaker | None = None) -> None:
         """Try to open it.
+
+        Args:
+            maker: makes the jobs of what is new; None: no pictures.
 
         Raises:
             StoreError: it will not open by waiting.
         """
         self._url = url
+        self._maker = maker
         self._path = file_of(url)
         self._lock = threading.Lock()
         self._log: LogStore | None = None
@@ -54,7 +59,7 @@ class LateLog:
                 self._log.close()
                 self._log = None
             if self._log is None:
-                self._log = LogStore(self._url)
+                self._log = LogStore(self._url, maker=self._maker)
                 self._opened = self._file_id()
             return self._log
 

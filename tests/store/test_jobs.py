@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from fieldstation.records import Job
+from fieldstation.store.embeddings import embedding_of
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.jobs import LEASE_S, MOST_DEATHS, Jobs
 from fieldstation.store.log_db import LogStore
@@ -174,8 +175,33 @@ def test_the_state_tells_length_and_pace(jobs: Jobs, wish: Callable[..., None]) 
     jobs.finish(first, "worker", image(1, paint_ms=300.0))
     jobs.finish(second, "worker", image(2, paint_ms=None))
     state = jobs.state()
-    assert (state.n_queued, state.n_claimed, state.n_painted, state.n_unpublished) == (1, 0, 2, 2)
+    assert (state.n_queued, state.n_claimed, state.n_unpublished) == (1, 0, 2)
     assert (state.ms_per_image, state.provider) == (300.0, "CPUExecutionProvider")
+
+
+def test_the_state_may_be_one_station_s(jobs: Jobs, wish: Callable[..., None]) -> None:
+    """Whoever waits for its own pictures does not wait for the neighbour's."""
+    wish(1)
+    wish(2, station="pond")
+    (job,) = jobs.claim("worker", 1)
+    jobs.finish(job, "worker", image(2, station="pond"))
+    assert (jobs.state("garden").n_waiting, jobs.state("garden").n_unpublished) == (1, 0)
+    assert (jobs.state("pond").n_waiting, jobs.state("pond").n_unpublished) == (0, 1)
+
+
+def test_what_ended_long_ago_is_forgotten(
+    log: LogStore, jobs: Jobs, wish: Callable[..., None], clock: FakeClock
+) -> None:
+    """With its embedding; what still waits keeps both, however old it is."""
+    wish(1, 2, embedding=EMBEDDING)
+    (job,) = jobs.claim("worker", 1)
+    jobs.finish(job, "worker", image(1))
+    jobs.prune(clock.wall() - 1)
+    assert len(rows(log, "event_id")) == 2
+    jobs.prune(DAWN + 1)
+    assert rows(log, "event_id", "state") == [(detection(2).event_id, "queued")]
+    assert embedding_of(log.database, detection(1).event_id) is None
+    assert embedding_of(log.database, detection(2).event_id) == EMBEDDING
 
 
 CLAIMING_CHILD = """
