@@ -6,9 +6,11 @@ a retry can do something about it.
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
@@ -16,10 +18,48 @@ from sqlalchemy.exc import ArgumentError
 
 from fieldstation.errors import redacted
 from fieldstation.store import sqlite
-from fieldstation.store.errors import StoreError, translated
+from fieldstation.store.errors import DamagedDatabase, StoreError, translated
 
 POSTGRES_NAMES = ("postgresql", "postgres", "postgresql+psycopg")
 POSTGRES_DRIVER = "postgresql+psycopg"
+
+
+class Gate:
+    """Lets many in, or one that is alone: a file is exchanged only while nobody has it open."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: Counter[int] = Counter()
+        """How deep a thread is in"""
+        self._is_closed = False
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Be one of many; wait while somebody is alone, unless this thread is in already."""
+        thread = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closed or self._inside[thread] > 0)
+            self._inside[thread] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[thread] -= 1
+                self._inside += Counter()  # forgets those that are at 0
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until all have left, and keep others out."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.wait_for(lambda: not self._inside)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_closed = False
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +70,9 @@ class Database:
     name: str
     """The file, or the url without its password"""
     readonly: bool = False
+    gate: Gate = field(default_factory=Gate)
+    damaged: threading.Event = field(default_factory=threading.Event)
+    """Set once a page of the file did not fit, whoever met it"""
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -38,7 +81,7 @@ class Database:
         Raises:
             StoreError: it cannot be read.
         """
-        with translated(self.name), self.engine.connect() as connection:
+        with self._connected() as connection:
             yield connection
 
     @contextmanager
@@ -49,14 +92,30 @@ class Database:
             StoreBusy: another process writes for longer than the timeout.
             StoreError: it cannot be written.
         """
-        with translated(self.name), self.engine.connect() as connection:
+        with self._connected() as connection:
             connection.execution_options(**{sqlite.BEGIN: "BEGIN IMMEDIATE"})
             with connection.begin():
                 yield connection
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Have no connection open until the block ends; others wait."""
+        with self.gate.alone():
+            self.engine.dispose()
+            yield
+
     def close(self) -> None:
         """Close every connection; SQLite then takes its -wal file back into the database."""
         self.engine.dispose()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        try:
+            with self.gate.inside(), translated(self.name), self.engine.connect() as connection:
+                yield connection
+        except DamagedDatabase:
+            self.damaged.set()
+            raise
 
 
 def open_file(path: Path, *, timeout_s: float, readonly: bool = False) -> Database:
@@ -112,7 +171,9 @@ def file_of(text: str) -> Path | None:
     if url.drivername in POSTGRES_NAMES:
         return None
     if not url.database or url.database == ":memory:":
-        raise StoreError(f"{redacted(text)} is a database in memory; name a file: sqlite:////path/log.db")
+        raise StoreError(
+            f"{redacted(text)} is a database in memory; name a file: sqlite:////path/log.db"
+        )
     return Path(url.database)
 
 

@@ -24,6 +24,10 @@ class NewerDatabase(StoreError):
     """A newer fieldstation made the tables."""
 
 
+class DamagedDatabase(StoreError):
+    """The file is no database (any more), or a page of it does not fit; `repair` mends it."""
+
+
 class StoreUnavailable(StoreError, PassingError):
     """The disk or the server does not take part just now; a later try may succeed."""
 
@@ -77,9 +81,9 @@ def _translate_sqlite(error: sqlite3.Error, name: str) -> StoreError | None:
                 f"{name} cannot be opened: check that it exists and that this user may reach it"
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return StoreError(
-                f"{name} is damaged or no database ({error}): "
-                "put the newest backup in its place, or move it away"
+            return DamagedDatabase(
+                f"{name} is damaged or no database ({error}): a station restores its own when it "
+                "runs; put the newest backup in the place of another"
             )
     return None
 

@@ -9,10 +9,9 @@ Source: sqlite.org/fileformat2.html: 1.3 (header), 1.6 (b-tree pages), 2.1 (reco
 
 from __future__ import annotations
 
-import mmap
+import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,33 +42,50 @@ class Row:
     values: tuple[Value, ...]
 
 
+class _File:
+    """A file read piece by piece. (A map of it would end the process at a sector that fails.)"""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY) if path.exists() else None
+        self.size = os.fstat(self._file).st_size if self._file is not None else 0
+
+    def read(self, at: int, n: int) -> bytes:
+        """Return bytes; fewer at the end, none where the disk fails."""
+        try:
+            return os.pread(self._file, n, at) if self._file is not None else b""
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        """Let it go."""
+        if self._file is not None:
+            os.close(self._file)
+
+
 class Pages:
     """The pages of a database as the last commit in its -wal leaves them."""
 
     def __init__(self, path: Path) -> None:
-        """Map a file; it is closed by `close`.
+        """Open the files; `close` closes them.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: they cannot be opened.
         """
-        self._open = ExitStack()
-        self._file = self._map(path)
-        self._wal = self._map(path.with_name(path.name + "-wal"))
-        self.size = _page_size(self._file, self._wal)
-        reserved = self._file[20] if len(self._file) > 20 and _is_whole_header(self._file) else 0
-        self.usable = self.size - reserved
-        self._newer = _committed_frames(self._wal, self.size) if self._wal else {}
-        self.n = max([len(self._file) // self.size, *self._newer])
+        self._file, wal = _File(path), _File(path.with_name(path.name + "-wal"))
+        header, wal_header = self._file.read(0, FIRST_HEADER), wal.read(0, WAL_HEADER)
+        self.size = _page_size(header, wal_header)
+        self.usable = self.size - (header[20] if _is_whole_header(header) else 0)
+        self._newer = _committed_frames(wal, wal_header, self.size)
+        self.n = max([self._file.size // self.size, *self._newer])
+        wal.close()
 
     def close(self) -> None:
-        """Let the files go."""
-        self._open.close()
+        """Let the file go."""
+        self._file.close()
 
     def page(self, number: int) -> bytes:
-        """Return a page, counted from 1; empty where there is none."""
-        if number in self._newer:
-            return self._newer[number]
-        return bytes(self._file[(number - 1) * self.size : number * self.size])
+        """Return a page, counted from 1; less than a page where there is none."""
+        return self._newer.get(number) or self._file.read((number - 1) * self.size, self.size)
 
     def free(self) -> set[int]:
         """Return the pages that hold nothing, or old rows; none where the list is damaged."""
@@ -79,16 +95,12 @@ class Pages:
         while 0 < trunk <= self.n and trunk not in found:
             found.add(trunk)
             page = self.page(trunk)
-            n = min(_u32(page, 4), self.usable // 4 - 2) if len(page) == self.size else 0
+            if len(page) < self.size:
+                break
+            n = min(_u32(page, 4), self.usable // 4 - 2)
             found.update(struct.unpack_from(f">{n}I", page, 8))
-            trunk = _u32(page, 0) if n or len(page) == self.size else 0
+            trunk = _u32(page, 0)
         return found
-
-    def _map(self, path: Path) -> mmap.mmap | bytes:
-        if not path.exists() or not path.stat().st_size:
-            return b""
-        file = self._open.enter_context(path.open("rb"))
-        return self._open.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -211,43 +223,47 @@ def _signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-def _u32(data: bytes | mmap.mmap, at: int) -> int:
+def _u32(data: bytes, at: int) -> int:
     (number,) = struct.unpack_from(">I", data, at)
     return int(number)
 
 
-def _is_whole_header(data: bytes | mmap.mmap) -> bool:
+def _is_whole_header(data: bytes) -> bool:
     return len(data) >= FIRST_HEADER and data[:16] == b"SQLite format 3\0"
 
 
-def _page_size(file: bytes | mmap.mmap, wal: bytes | mmap.mmap) -> int:
+def _is_wal(header: bytes) -> bool:
+    return len(header) == WAL_HEADER and _u32(header, 0) in WAL_MAGIC
+
+
+def _page_size(header: bytes, wal_header: bytes) -> int:
     """Return the bytes of a page, as the -wal or the file say; what nearly all have otherwise."""
     told = []
-    if len(wal) >= WAL_HEADER and _u32(wal, 0) in WAL_MAGIC:
-        told.append(_u32(wal, 8))
-    if _is_whole_header(file):
-        told.append(int.from_bytes(file[16:18], "big"))
+    if _is_wal(wal_header):
+        told.append(_u32(wal_header, 8))
+    if _is_whole_header(header):
+        told.append(int.from_bytes(header[16:18], "big"))
     sizes = [65_536 if size == 1 else size for size in told]
     return next((s for s in sizes if 512 <= s <= 65_536 and not s & (s - 1)), USUAL_PAGE)
 
 
-def _committed_frames(wal: bytes | mmap.mmap, size: int) -> Mapping[int, bytes]:
+def _committed_frames(wal: _File, header: bytes, size: int) -> Mapping[int, bytes]:
     """Return the pages in a -wal, up to its last commit; a damaged one is left out."""
-    if len(wal) < WAL_HEADER or _u32(wal, 0) not in WAL_MAGIC:
+    if not _is_wal(header):
         return {}
-    words = ">" if _u32(wal, 0) & 1 else "<"
-    salts, previous = wal[16:24], struct.unpack_from(">2I", wal, 24)
+    words = ">" if _u32(header, 0) & 1 else "<"
+    previous = struct.unpack_from(">2I", header, 24)
     committed: dict[int, bytes] = {}
     begun: dict[int, bytes] = {}
-    for at in range(WAL_HEADER, len(wal) - FRAME_HEADER - size + 1, FRAME_HEADER + size):
-        if wal[at + 8 : at + 16] != salts:
+    for at in range(WAL_HEADER, wal.size - FRAME_HEADER - size + 1, FRAME_HEADER + size):
+        frame = wal.read(at, FRAME_HEADER + size)
+        if frame[8:16] != header[16:24]:  # of an earlier round, or damaged
             break
-        page = bytes(wal[at + FRAME_HEADER : at + FRAME_HEADER + size])
-        told = struct.unpack_from(">2I", wal, at + 16)
-        if _checksum(bytes(wal[at : at + 8]) + page, previous, words) == told:
-            begun[_u32(wal, at)] = page
+        told = struct.unpack_from(">2I", frame, 16)
+        if _checksum(frame[:8] + frame[FRAME_HEADER:], previous, words) == told:
+            begun[_u32(frame, 0)] = frame[FRAME_HEADER:]
         previous = told
-        if _u32(wal, at + 4):
+        if _u32(frame, 4):
             committed |= begun
             begun = {}
     return committed

@@ -26,17 +26,25 @@ def make_engine(path: Path, *, timeout_s: float, readonly: bool) -> Engine:
         timeout_s: how long a statement waits for another process's lock.
         readonly: open without writing, not even the tables' upgrade.
     """
-    connect = connect_reader if readonly else connect_writer
-    engine = create_engine(
-        "sqlite+pysqlite://", creator=lambda: connect(path, timeout_s), poolclass=QueuePool
-    )
+    may_create = True
+
+    def connect() -> sqlite3.Connection:
+        nonlocal may_create
+        if readonly:
+            return connect_reader(path, timeout_s)
+        connection = connect_writer(path, timeout_s, may_create)
+        # A file that is removed later is not quietly another, empty one.
+        may_create = False
+        return connection
+
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=QueuePool)
     event.listen(engine, "begin", _begin)
     return engine
 
 
-def connect_writer(path: Path, timeout_s: float) -> sqlite3.Connection:
+def connect_writer(path: Path, timeout_s: float, may_create: bool = True) -> sqlite3.Connection:
     """Open a file for reading and writing: WAL, and every commit reaches the disk."""
-    connection = _connect(path, "mode=rwc", timeout_s)
+    connection = _connect(path, "mode=rwc" if may_create else "mode=rw", timeout_s)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         # In WAL, NORMAL may lose the last commits at a power cut; FULL syncs each of them.
