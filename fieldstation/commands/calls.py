@@ -21,7 +21,7 @@ from fieldstation.commands.questions import read_log
 from fieldstation.errors import MendableError
 from fieldstation.generation.conditions import Call, Unpaintable, card_of
 from fieldstation.generation.sheet import Sound
-from fieldstation.records import Detection, LabelKind, Prediction
+from fieldstation.records import Detection, LabelKind, Prediction, Window
 from fieldstation.station import make_windower, thresholds
 
 SILENCE_DBFS = -84.0
@@ -58,6 +58,7 @@ class Listener:
 
         Raises:
             FileError: it cannot be heard.
+            NoCall: its samples are beyond what the encoder computes with.
         """
         channel = self._settings.audio.channel
         zone = ZoneInfo(self._settings.station.timezone)
@@ -65,8 +66,14 @@ class Listener:
         windower = make_windower(self.bundle, self._settings)
         for chunk in source:
             meter.add(chunk.samples)
-            yield from self._classifier.predict(windower.push(chunk))
-        yield from self._classifier.predict(windower.finish())
+            yield from self._predict(windower.push(chunk))
+        yield from self._predict(windower.finish())
+
+    def _predict(self, windows: list[Window]) -> list[Prediction]:
+        try:
+            return self._classifier.predict(windows)
+        except ValueError as error:
+            raise NoCall(f"{error}: bring the recording to full scale 1") from error
 
     def found(self, prediction: Prediction, index: int) -> Found:
         """Return a window as the call of one of the labels."""

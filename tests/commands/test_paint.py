@@ -58,6 +58,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "click": tone(2_000, 0.05, RATE),
     }.items():
         soundfile.write(folder / f"{name}.flac", samples, RATE)
+    soundfile.write(folder / "huge.wav", 1e30 * noise, RATE, subtype="FLOAT")
     return folder
 
 
@@ -148,6 +149,7 @@ def test_of_several_birds_one_that_is_painted_is_taken(
         ("silence.flac", "both", "is silent: its loudest sample is at -120 dB full scale"),
         ("noise.flac", "both", r"no bird is heard \(no bird 1.00; best species "),
         ("click.flac", "both", "too short: it holds less than 0.1 s"),
+        ("huge.wav", "both", r"huge.wav overflows the encoder: .*: bring the recording to full"),
         ("chaffinch.flac", "unknown", "a bird is heard, but none that the bundle knows"),
         ("chaffinch.flac", "green", r"Fringilla coelebs is not painted .*: it paints Parus major"),
         ("chaffinch.flac", "ear", "bundle ear does not paint"),
