@@ -127,7 +127,7 @@ days_left() {
 
 own_as_broker() { # KEY USAGE
     if [ "$2" = serverAuth ] && [ "$(id -u)" -eq 0 ] && id mosquitto >/dev/null 2>&1; then
-        chown mosquitto "$1"
+        chown mosquitto: "$1"
     fi
 }
 

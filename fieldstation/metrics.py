@@ -55,10 +55,15 @@ METRICS = (
     Metric("analysis_load_ratio", "gauge", "Analysis time per second heard", "real_time_factor"),
     Metric("waiting_messages", "gauge", "Messages without a receipt", "n_waiting"),
     Metric("unwritten_changes", "gauge", "Changes that the disk has not taken yet", "n_unwritten"),
+    Metric("outbox_bytes", "gauge", "Disk that waiting messages take", "outbox_mb", 1e6),
     Metric("broker_connected", "gauge", "1 while the broker is there", "connected"),
     Metric("resent_messages_total", "counter", "Messages sent again", "n_resent"),
     Metric("refused_messages_total", "counter", "Messages in a logger's quarantine", "n_refused"),
     Metric("logged_detections_total", "counter", "Detections that our own log took", "n_logged"),
+    Metric("waiting_pictures", "gauge", "Pictures still to be painted", "n_pictures_waiting"),
+    Metric("parked_pictures", "gauge", "Pictures that cannot be painted", "n_pictures_parked"),
+    Metric("dropped_pictures", "gauge", "Pictures given up for newer ones", "n_pictures_dropped"),
+    Metric("picture_seconds", "gauge", "What a picture takes to paint", "ms_per_picture", 1e-3),
 )
 
 

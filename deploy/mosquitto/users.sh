@@ -51,7 +51,7 @@ must_be_known() { # NAME
 # Replaces a file by what comes on standard input, in one step, readable by the broker.
 put() { # FILE
     cat >"$work/new"
-    if [ "$(id -u)" -eq 0 ] && id mosquitto >/dev/null 2>&1; then chown mosquitto "$work/new"; fi
+    if [ "$(id -u)" -eq 0 ] && id mosquitto >/dev/null 2>&1; then chown mosquitto: "$work/new"; fi
     sync "$work/new"
     mv "$work/new" "$1"
 }
@@ -116,10 +116,15 @@ hand_out() { # NAME PASSWORD
         "nobody else to read (docs/hub.md)"
 }
 
+# A station's files go to /etc/fieldstation; others use theirs in the folder itself.
 settings() { # NAME ROLE
-    if [ "$2" = station ]; then printf '[station]\nname = "%s"\n\n' "$1"; fi
+    local where=""
+    if [ "$2" = station ]; then
+        where=/etc/fieldstation/
+        printf '[station]\nname = "%s"\n\n' "$1"
+    fi
     printf '[mqtt]\nurl = "%s"\nusername = "%s"\n' "$(broker_url)" "$1"
-    printf 'password_file = "/etc/fieldstation/password"\nca_file = "/etc/fieldstation/ca.crt"\n'
+    printf 'password_file = "%spassword"\nca_file = "%sca.crt"\n' "$where" "$where"
     if [ "$2" = station ]; then
         # By the broker's access list nobody but the hub and the station itself can write a receipt.
         printf 'trust = "any"\n\n[log]\nenabled = false\n'

@@ -35,7 +35,7 @@ EXAMPLES = """  fieldstation status                                       this m
 
 KINDS = ("status", "health")
 COLUMNS = ("station", "state", "since", "health", "heard_today", "lost_today", "events",
-           "waiting", "pictures", "wrong")  # fmt: skip
+           "waiting", "to_paint", "wrong")  # fmt: skip
 HEALTH_S = 150.0
 """Health comes every minute: twice missed, something is wrong"""
 QUIET_S = 0.4
@@ -250,7 +250,7 @@ def as_row(report: Report, now: int, timezone: str) -> dict[str, object]:
         "lost_today": _share_of_today(report.values, "lost_today_s"),
         "events": report.values.get("n_events"),
         "waiting": report.values.get("n_waiting"),
-        "pictures": report.values.get("n_pictures"),
+        "to_paint": report.values.get("n_pictures_waiting"),
         "wrong": "; ".join(wrong(report, now)),
     }
 

@@ -28,14 +28,16 @@ mount -t overlay -o "lowerdir=/,upperdir=$AREA/upper,workdir=$AREA/work" overlay
 root=$AREA/root
 echo mounted
 rm -rf "$root"/etc/systemd/system/*.wants "$root/etc/systemd/system/fieldstation.service" \
-    "$root/opt/fieldstation" "$root/etc/fieldstation" "$root/var/lib/fieldstation"
+    "$root/opt/fieldstation" "$root/etc/fieldstation" "$root/var/lib/fieldstation" \
+    "$root/etc/mosquitto/fieldstation" "$root/etc/mosquitto/conf.d/fieldstation.conf"
 : >"$root/etc/machine-id"
 nspawn() {
     systemd-nspawn --quiet --register=no --keep-unit --link-journal=no --resolv-conf=off \
         --console=pipe --directory="$root" --bind-ro="$CLONE:/clone" "$@"
 }
 # shellcheck disable=SC2086
-nspawn $SETENV bash /clone/deploy/install-service.sh
+nspawn $SETENV sh -c \
+    "bash /clone/deploy/install-service.sh && bash /clone/deploy/install-hub.sh hub.example"
 echo installed
 nspawn --private-network --boot
 """
@@ -142,7 +144,7 @@ def _pip_settings(environ: Mapping[str, str]) -> str:
 
 def _wait_for_systemd(holder: subprocess.Popen[bytes], console: Path) -> int:
     """Return systemd's process once its boot is complete."""
-    deadline = time.monotonic() + 3 * PATIENCE_S
+    deadline = time.monotonic() + 5 * PATIENCE_S  # two installations
     while time.monotonic() < deadline:
         said = console.read_text(errors="replace")
         if holder.poll() is not None and "mounted" not in said:

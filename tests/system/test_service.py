@@ -18,7 +18,8 @@ from tests.system.guest import Guest
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
 
-UNIT = guest.CLONE / "systemd" / "fieldstation.service"
+UNITS = sorted((guest.CLONE / "systemd").glob("*.service"))
+COMMAND = "/usr/local/bin/fieldstation"
 SETTINGS = "/etc/fieldstation/fieldstation.toml"
 HIGHEST_EXPOSURE = 1.5
 SHORT_WATCHDOG = "[Service]\nWatchdogSec=6\n"
@@ -44,8 +45,8 @@ def station(machine: Guest) -> Guest:
 
 
 def brokers(machine: Guest) -> set[str]:
-    """Return the processes of every broker on the machine."""
-    return set(machine.run("pgrep", "mosquitto", check=False).split())
+    """Return the processes of every broker that a station started; the hub's has its own user."""
+    return set(machine.run("pgrep", "-u", "fieldstation", "mosquitto", check=False).split())
 
 
 def restarts(machine: Guest) -> int:
@@ -80,11 +81,40 @@ def test_what_it_writes_is_its_own_and_its_groups(station: Guest) -> None:
     assert open_to_others == ""
 
 
-def test_the_sandbox_holds_as_booted(station: Guest) -> None:
+@pytest.mark.parametrize("unit", ["fieldstation.service", "fieldstation-log.service"])
+def test_the_sandbox_holds_as_booted(station: Guest, unit: str) -> None:
     """systemd's own measure of the running unit's exposure stays low."""
-    last = station.run("systemd-analyze", "security", "--no-pager", "fieldstation.service")
-    exposure = float(last.rsplit("fieldstation.service:", 1)[1].split()[0])
+    assert station.show("ActiveState", unit) == "active"
+    last = station.run("systemd-analyze", "security", "--no-pager", unit)
+    exposure = float(last.rsplit(f"{unit}:", 1)[1].split()[0])
     assert exposure <= HIGHEST_EXPOSURE
+
+
+def test_a_hub_as_installed_logs_a_station_that_was_added(station: Guest) -> None:
+    """What docs/hub.md tells a newcomer to do, on one machine: bird to row over TLS."""
+    folder, users = "/etc/mosquitto/fieldstation", "/clone/deploy/mosquitto/users.sh"
+    station.run("bash", users, "add-station", "hedge")
+    settings = station.run("cat", f"{folder}/out/hedge/fieldstation.toml")
+    settings = settings.replace("hub.example", "localhost")
+    station.write("/hedge.toml", settings.replace("/etc/fieldstation", f"{folder}/out/hedge"))
+    recording = "/clone/fieldstation/demo/CHE_01_20190101_163443.flac"
+    station.run(COMMAND, "run", "--source", recording, "--config", "/hedge.toml",
+                "--state", "/hedge")  # fmt: skip
+    hub = ("--config", "/etc/fieldstation/hub.toml", "--format", "jsonl")
+    rows = station.run(COMMAND, "detections", "--station", "hedge", *hub)
+    assert '"state": "logged"' in rows
+
+
+def test_the_hub_s_password_is_for_its_logger_alone(station: Guest) -> None:
+    """Where it lies only root may read it; the service has it as a credential."""
+    listing = station.run("stat", "-c", "%U %a", "/etc/fieldstation/hub-password").strip()
+    assert listing == "root 600"
+    refused = station.run(
+        "setpriv", "--reuid=fieldstation", "--regid=fieldstation", "--clear-groups",
+        "cat", "/etc/fieldstation/hub-password", check=False,
+    )  # fmt: skip
+    assert "Permission denied" in refused
+    assert "connected" in station.run("journalctl", "-u", "fieldstation-log", "--no-pager")
 
 
 def test_killed_it_comes_back(station: Guest) -> None:
@@ -139,16 +169,20 @@ def test_uninstalled_it_leaves_its_data(station: Guest) -> None:
     """Code and unit go; settings and the log stay."""
     station.run("bash", "/clone/deploy/install-service.sh", "--uninstall")
     assert station.show("LoadState") == "not-found"
+    assert "fieldstation" in station.run("ls", "/opt").split()  # the hub's logger still runs it
+    station.run("bash", "/clone/deploy/install-hub.sh", "--uninstall")
+    assert station.show("LoadState", "fieldstation-log.service") == "not-found"
     assert "fieldstation" not in station.run("ls", "/opt", "/usr/local/bin").split()
     station.run("test", "-s", SETTINGS)
     station.run("test", "-d", "/var/lib/fieldstation")
 
 
 @pytest.mark.skipif(not os.path.exists("/usr/bin/systemd-analyze"), reason="needs systemd-analyze")
-def test_the_unit_has_no_key_that_systemd_does_not_know(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_unit_has_no_key_that_systemd_does_not_know(path: Path, tmp_path: Path) -> None:
     """`systemd-analyze verify` exits 0 on unknown keys, but it speaks of them."""
-    unit = tmp_path / UNIT.name
+    unit = tmp_path / path.name
     installed = "/opt/fieldstation/.venv/bin/fieldstation"
-    unit.write_text(UNIT.read_text("utf-8").replace(installed, sys.executable), "utf-8")
+    unit.write_text(path.read_text("utf-8").replace(installed, sys.executable), "utf-8")
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
