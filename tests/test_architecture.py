@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},
 }
 ALLOWED["listening"] = ALLOWED["station"] | {"station"}
-TOP = {"service", "painting", "upkeep", "commands", "cli", "__main__"}
+TOP = {"service", "painting", "hub_pictures", "upkeep", "commands", "cli", "__main__"}
 ONE_FILE = {
     "sounddevice": "fieldstation/audio/portaudio.py",
     "paho": "fieldstation/mqtt/connection.py",

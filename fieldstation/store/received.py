@@ -67,11 +67,12 @@ class ReceivedPictures:
         )
 
     def _keep(self, picture: Picture, png: bytes, received_at: int) -> str:
-        name = self._name_of(picture)
         try:
+            name = self._name_of(picture)
             self._write(name, png)
-        # Events do not wait for a folder of pictures to have room.
-        except PassingError as error:
+        except (ValueError, OverflowError) as error:  # the last day of the year 9999, elsewhere
+            return f"its instants have no date in {picture.timezone}: {error}"
+        except PassingError as error:  # events do not wait until a folder of pictures has room
             return f"not kept: {error}"
         image = picture.image.at(name, received_at)
         with self._database().write() as connection:

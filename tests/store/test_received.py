@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from fieldstation.clock import parse_instant
 from fieldstation.gallery import Gallery, GalleryError, picture_name
 from fieldstation.records import Picture
 from fieldstation.store.images import Images
@@ -101,6 +103,13 @@ def test_what_does_not_fit_leaves_no_file(
     assert reason in received.take(picture(**changes), png, LATER)
     assert rows(log) == []
     assert list(tmp_path.glob("images/*")) == []
+
+
+def test_an_instant_without_a_date_is_refused(log: LogStore, received: ReceivedPictures) -> None:
+    """In Berlin the year 10000 has begun."""
+    last = parse_instant("9999-12-31T23:59:59Z")
+    assert "have no date" in received.take(replace(picture(), started_at=last), b"png", LATER)
+    assert rows(log) == []
 
 
 def test_an_event_takes_so_many_pictures(log: LogStore, received: ReceivedPictures) -> None:
