@@ -17,7 +17,6 @@ import tomllib
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -136,6 +135,8 @@ def split_address(address: str) -> tuple[str, int]:
     Raises:
         ValueError: it is neither.
     """
+    from ipaddress import ip_address  # for this one setting only
+
     host, _, port = address.rpartition(":")
     ip = ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
     if (ip.version == 6) != host.startswith("[") or not 1 <= int(port) <= 65_535:

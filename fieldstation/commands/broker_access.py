@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import replace
+from threading import Event
 from typing import TYPE_CHECKING
 
 from fieldstation.commands.context import Context
+from fieldstation.errors import MendableError, PassingError
 
 if TYPE_CHECKING:
-    from fieldstation.mqtt.connection import Access
+    from fieldstation.mqtt.connection import Access, Connection
 
+BROKER_S = 15.0
+"""How long a broker may take to accept us"""
+REFUSALS = ("the broker refuses", "cannot connect: its certificate")
 GIVEN = ("password_file", "ca_file", "certificate_file", "key_file")
+
+
+class Refused(MendableError):
+    """The broker does not let us in, or is not the one it should be."""
+
+
+class NoAnswer(PassingError):
+    """The broker is not to be had just now."""
 
 
 def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,3 +59,23 @@ def access_of(args: argparse.Namespace, context: Context, own: bool = False) -> 
     if mqtt.url != "embedded":
         return access_to(mqtt)
     return (own_access if own else read_access)(context.state.broker)
+
+
+def wait_for_broker(connection: Connection, up: Event, patience_s: float = BROKER_S) -> None:
+    """Wait until an open connection is up.
+
+    Args:
+        up: set by its listener.
+
+    Raises:
+        Refused: the broker does not let us in.
+        NoAnswer: there is none.
+    """
+    deadline = time.monotonic() + patience_s
+    while not up.wait(0.05):
+        fault = connection.state().fault
+        if fault or time.monotonic() > deadline:
+            said = f"{connection.access.url}: {fault.removesuffix('; trying again') or 'no answer'}"
+            if fault.startswith(REFUSALS):
+                raise Refused(said)
+            raise NoAnswer(f"{said}: start the broker, or name another")

@@ -6,20 +6,28 @@ Beside a running station its own health is read as well, and its microphone is l
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import socket
+import stat
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fieldstation.clock import US_PER_S, SystemClock
+from fieldstation.commands.broker_access import wait_for_broker
 from fieldstation.commands.context import Context, add_context_arguments, load_context
+from fieldstation.config import secret_path
 from fieldstation.errors import MendableError
 from fieldstation.records import Check
 
 if TYPE_CHECKING:
     from fieldstation.audio.level import Level
+    from fieldstation.mqtt.connection import Access, Delivery, Ticket
 
 EXAMPLES = """  fieldstation check
   fieldstation check --state /var/lib/fieldstation && echo all is well
@@ -54,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         ("station.db", lambda: check_station_db(context)),
         ("log", lambda: check_log(context)),
         ("broker", lambda: check_broker(context, pid)),
+        ("files", lambda: check_secrets(context)),
     ]
     if pid is None:
         checks.append(("microphone", lambda: check_microphone(context)))
@@ -150,22 +159,62 @@ def check_log(context: Context) -> str:
 
 
 def check_broker(context: Context, pid: int | None) -> str:
-    """See that somebody answers where the broker is said to be."""
+    """See that the broker lets us in, or, of the embedded one, that it answers."""
+    from fieldstation.access import access_to
     from fieldstation.mqtt.broker import find_program, read_access
-    from fieldstation.mqtt.connection import BrokerUrl
 
     mqtt = context.settings.mqtt
     if mqtt.url != "embedded":
-        url = BrokerUrl.parse(mqtt.url)
-    elif pid is None:
+        return _knock(access_to(mqtt))
+    if pid is None:
         return f"embedded: {find_program('mosquitto')}, started with the station"
-    else:
-        url = read_access(context.state.broker).url
+    url = read_access(context.state.broker).url
     try:
         socket.create_connection((url.host, url.port), CONNECT_S).close()
     except OSError as error:
         raise Mend(f"{url} does not answer ({error}): start it, or mend mqtt.url") from error
     return f"{url} answers"
+
+
+def _knock(access: Access) -> str:
+    """Log in as the station does, but under another client's id, which disturbs nobody."""
+    from fieldstation.mqtt.connection import Connection, Session
+
+    logging.getLogger("fieldstation").setLevel(logging.ERROR)  # its fault becomes our line
+    visitor = Visitor()
+    connection = Connection(access)
+    with connection.open(Session(f"check-{uuid.uuid4().hex[:12]}"), visitor):
+        wait_for_broker(connection, visitor.up, CONNECT_S)
+    how = "over TLS" if access.url.tls else "without TLS"
+    return f"{access.url} lets us in, {how}"
+
+
+class Visitor:
+    """Notes that the broker let us in."""
+
+    def __init__(self) -> None:
+        self.up = threading.Event()
+
+    def on_up(self) -> None:
+        """Note it."""
+        self.up.set()
+
+    def on_message(self, delivery: Delivery) -> None:
+        """Do nothing: a visitor subscribes to nothing."""
+
+    def on_published(self, ticket: Ticket, refusal: str) -> None:
+        """Do nothing: a visitor publishes nothing."""
+
+
+def check_secrets(context: Context) -> str:
+    """See that files with passwords and keys are not for everybody to read."""
+    settings = context.settings
+    files = (settings.mqtt.password_file, settings.mqtt.key_file, settings.log.password_file)
+    named = [Path(secret_path(name)) for name in files if name]
+    for path in named:
+        if path.exists() and path.stat().st_mode & stat.S_IROTH:
+            raise Mend(f"{path} can be read by everybody: chmod o-rwx {path}")
+    return f"{len(named)} with passwords or keys, none for everybody to read"
 
 
 def check_microphone(context: Context) -> str:

@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from fieldstation.cli import EXIT_FAILED
 from fieldstation.clock import US_PER_S, SystemClock, format_instant, local
-from fieldstation.commands.broker_access import access_of, add_broker_arguments
+from fieldstation.commands.broker_access import (
+    access_of,
+    add_broker_arguments,
+    wait_for_broker,
+)
 from fieldstation.commands.context import add_context_arguments, load_context
 from fieldstation.commands.rows import write_rows
-from fieldstation.errors import MendableError, PassingError
+from fieldstation.errors import MendableError
 
 if TYPE_CHECKING:
     from fieldstation.mqtt.connection import Connection, Delivery, Ticket
@@ -40,23 +44,12 @@ HEALTH_S = 150.0
 """Health comes every minute: twice missed, something is wrong"""
 QUIET_S = 0.4
 """The broker sends what it kept without a pause; after one, that was all"""
-BROKER_S = 15.0
-"""How long the broker may take to accept us"""
 LONGEST_S = 1e9
 MAX_WAIT_S = 3_600.0
-REFUSALS = ("the broker refuses", "cannot connect: its certificate")
 
 
 class StatusError(MendableError):
     """An option that cannot be meant."""
-
-
-class Refused(MendableError):
-    """The broker does not let us in, or is not the one it should be."""
-
-
-class NoAnswer(PassingError):
-    """The broker is not to be had just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,24 +150,13 @@ def gather(connection: Connection, named: set[str], patience_s: float) -> list[D
     wanted = tuple(Subscription(every_station(kind), own=True) for kind in KINDS)
     inbox = Inbox()
     with connection.open(Session(f"status-{uuid.uuid4().hex[:12]}", wanted), inbox):
-        _wait_for_broker(connection, inbox)
+        wait_for_broker(connection, inbox.up)
         gives_up_at = time.monotonic() + patience_s
         while time.monotonic() - inbox.last_at < QUIET_S or (
             not _all_told(named, inbox.deliveries) and time.monotonic() < gives_up_at
         ):
             time.sleep(0.02)
     return inbox.deliveries
-
-
-def _wait_for_broker(connection: Connection, inbox: Inbox) -> None:
-    deadline = time.monotonic() + BROKER_S
-    while not inbox.up.wait(0.05):
-        fault = connection.state().fault
-        if fault or time.monotonic() > deadline:
-            said = f"{connection.access.url}: {fault.removesuffix('; trying again') or 'no answer'}"
-            if fault.startswith(REFUSALS):
-                raise Refused(said)
-            raise NoAnswer(f"{said}: start the broker, or name another with --broker")
 
 
 def _all_told(named: set[str], deliveries: Iterable[Delivery]) -> bool:

@@ -6,11 +6,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fieldstation.bundle import Bundle
 from fieldstation.cli import main
+from fieldstation.commands.check import Mend, check_secrets
+from fieldstation.commands.context import Context
+from fieldstation.config import MqttSettings, Settings
+from fieldstation.state import State
 from tests.commands.conftest import needs_mosquitto
 from tests.mqtt.fakes import until
 from tests.postgres import postgres_server, postgres_url
@@ -85,6 +90,18 @@ def test_a_misspelt_variable_is_named_without_its_value(
     said = capfd.readouterr()
     assert name in said.err
     assert SECRET not in said.out + said.err
+
+
+@pytest.mark.parametrize("key", ["password_file", "key_file"])
+def test_a_file_that_everybody_may_read_is_told(key: str, password: Path, tmp_path: Path) -> None:
+    """`check` names it with the mend; readable by the group is as it should be."""
+    names: dict[str, Any] = {key: str(password)}
+    context = Context(Settings(mqtt=MqttSettings(**names)), State(tmp_path), None)
+    password.chmod(0o640)
+    assert check_secrets(context) == "1 with passwords or keys, none for everybody to read"
+    password.chmod(0o644)
+    with pytest.raises(Mend, match="password can be read by everybody: chmod o-rwx"):
+        check_secrets(context)
 
 
 @needs_mosquitto

@@ -294,6 +294,8 @@ def test_a_broker_that_refuses_us_is_to_be_mended_and_one_that_is_away_may_retur
     away = field.ask("--broker", f"mqtts://anna@localhost:{free_port()}")
     assert away.returncode == 1
     assert "Connection refused: start the broker" in away.stderr
+    checked = fieldstation("check", *field.options("anna"), "--bundle", "none")
+    assert re.search(r"^broker +OK +mqtts://anna@localhost:\d+ lets us in", checked.stdout, re.M)
 
 
 @needs_hub
