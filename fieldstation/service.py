@@ -49,10 +49,11 @@ from fieldstation.records import (
     StationIdentity,
 )
 from fieldstation.schedule import Chore, Chores
-from fieldstation.state import State
+from fieldstation.state import State, StateError
 from fieldstation.station import Recorder, Station, make_ear, thresholds
-from fieldstation.store.errors import StoreError, StoreUnavailable
+from fieldstation.store.errors import DamagedDatabase, StoreError, StoreUnavailable
 from fieldstation.store.jobs import QueueState
+from fieldstation.store.keeper import Keeper, open_station_db
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import BYTES_PER_MB, StoreThread
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AWAY = (StoreUnavailable, DamagedDatabase)
+"""What the stages wait out: the store's thread brings the database back"""
 HEALTH_EVERY_S = 60.0
 HEALTH_SOON_S = 2.0
 """Between two tellings, where a problem came or went in the meantime"""
@@ -164,20 +167,30 @@ class Service:
         # Before anything is written: without a source there is nothing to do.
         self._source = self._make_source()
         plan.state.prepare()
+        has_run = plan.state.has_run
         lock = plan.state.lock()
         self._closing.callback(lock.release)
         try:
-            self._open_stores()
+            self._keep_key()
+            self._open_stores(has_run)
             self._open_broker()
             self._wire()
         except BaseException:
             self._closing.close()
             raise
 
-    def _open_stores(self) -> None:
+    def _keep_key(self) -> None:
+        state, key = self._plan.state, self._plan.who.key
+        if state.keep_key(key) != key:
+            raise StateError(f"another station just began on {state.folder}: start this one again")
+
+    def _open_stores(self, has_run: bool) -> None:
         plan = self._plan
-        self._store = StationStore(plan.state.station_db, self._clock)
+        path, copies = plan.state.station_db, plan.state.backups
+        self._store = open_station_db(path, copies, self._clock, has_run=has_run)
         self._closing.callback(self._store.close)
+        self._keeper = Keeper(self._store.database, path, copies, self._clock)
+        self._closing.callback(self._keeper.close)
         self._store.settle_clips(take_over(plan.state.clips))
         self._log: LateLog | None = None
         if plan.settings.log.enabled:
@@ -202,6 +215,7 @@ class Service:
             on_committed=lambda: self._publisher.wake(),
             finish_s=STORE_FINISH_S,
             max_bytes=settings.mqtt.outbox_max_mb * BYTES_PER_MB,
+            keeper=self._keeper,
         )
         self._publisher = Publisher(
             Connection(self._access),
@@ -211,7 +225,7 @@ class Service:
             Trust.parse(settings.mqtt.trust, own=plan.who.key),
             version=__version__,
             wall=self._clock.wall,
-            away=(StoreUnavailable,),
+            away=AWAY,
         )
         self._logger: Logger | None = None
         if self._log is not None:
@@ -221,7 +235,7 @@ class Service:
                 plan.who.key,
                 station=plan.who.name,
                 wall=self._clock.wall,
-                away=(StoreUnavailable,),
+                away=AWAY,
             )
         self._clips, self._clips_off = self._make_clips()
         self._ledger = self._make_ledger()
@@ -431,7 +445,7 @@ class Service:
     def _all_told(self) -> bool:
         try:
             return self._publisher.idle
-        except StoreUnavailable:  # the store's thread says so, and goes on trying
+        except AWAY:  # the store's thread says so, and goes on trying
             return False
 
     # Chores
@@ -510,6 +524,7 @@ class Service:
         problems = [
             self._writer.state().fault,
             self._writer.state().shortage,
+            self._keeper.news,
             published.connection.fault,
             published.twin and f"another station (key {published.twin}) has this name",
             logged and (logged.fault or logged.connection.fault),

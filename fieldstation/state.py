@@ -9,27 +9,35 @@ broker/       the embedded broker's own         bundles/   models added by hand
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fieldstation.errors import MendableError
+from fieldstation.errors import MendableError, PassingError
 
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 LOCK = "station.lock"
 HEALTH_BYTES = 8_192
 """Health usually takes a quarter of it: the file keeps its size, and needs no room when renewed"""
+PID_BYTES = 12
 ASKING_S = 0.5
 """Longer than `holder` has the lock"""
 
 
 class StateError(MendableError):
     """The state folder cannot be used."""
+
+
+class StateUnavailable(StateError, PassingError):
+    """The disk does not take anything now; a later start may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +97,61 @@ class State:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise StateError(
-                f"state folder {self.folder} cannot be written: {error.strerror}: "
-                "name another with --state, or give this one to your user"
-            ) from error
+            raise _refusal(error, f"state folder {self.folder}") from error
 
     def key(self) -> str:
         """Return the station's key, made at the first call.
 
         Raises:
+            StateError: the file is damaged, or cannot be written.
+        """
+        return self.keep_key(self.draw_key())
+
+    def draw_key(self) -> str:
+        """Return the station's key, or one for a new station that nothing keeps yet.
+
+        Raises:
             StateError: the file is damaged.
         """
-        path = self.folder / "station.key"
+        return self._read_key() if self._key.exists() else secrets.token_hex(8)
+
+    def keep_key(self, key: str) -> str:
+        """Keep a drawn key unless one is kept; return the one that is.
+
+        Raises:
+            StateError: it cannot be written, or the file is damaged.
+        """
+        if not self._key.exists():
+            try:
+                self._write_key(key)
+            except OSError as error:
+                raise _refusal(error, str(self._key)) from error
+        return self._read_key()
+
+    @property
+    def has_run(self) -> bool:
+        """Return whether a station ever told its health here."""
+        return self.health.exists()
+
+    @property
+    def _key(self) -> Path:
+        return self.folder / "station.key"
+
+    def _write_key(self, key: str) -> None:
+        """Write the key in one step: half a key, on a full disk, would end every later start."""
+        drawn = self._key.with_name(f".station.key-{os.getpid()}")
         try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w") as file:
-                file.write(secrets.token_hex(8) + "\n")
+            with os.fdopen(os.open(drawn, os.O_WRONLY | os.O_CREAT, 0o640), "w") as file:
+                file.write(key + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        except FileExistsError:
-            pass
+            with suppress(FileExistsError):  # of another process that began at the same moment
+                os.link(drawn, self._key)
+        finally:
+            drawn.unlink(missing_ok=True)
+
+    def _read_key(self) -> str:
+        path = self._key
         key = path.read_text(encoding="ascii", errors="replace").strip()
         if len(key) != 16 or not set(key) <= set("0123456789abcdef"):
             raise StateError(
@@ -177,6 +221,18 @@ class State:
         return None
 
 
+def _refusal(error: OSError, what: str) -> StateError:
+    """Return what to say of a folder or file that cannot be written."""
+    if error.errno in DISK_REFUSES:
+        return StateUnavailable(
+            f"{what} cannot be written: {error.strerror}: see to the disk; the station tries again"
+        )
+    return StateError(
+        f"{what} cannot be written: {error.strerror}: "
+        "name another with --state, or give this one to your user"
+    )
+
+
 class Lock:
     """An advisory lock that dies with its process; the file holds the process id."""
 
@@ -185,7 +241,7 @@ class Lock:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
         except OSError as error:
-            raise StateError(f"{path}: {error.strerror}: give the folder to your user") from error
+            raise _refusal(error, str(path)) from error
         try:
             self._take()
         except BlockingIOError as error:
@@ -194,8 +250,11 @@ class Lock:
                 f"a station (process {self.holder_of(folder)}) already runs on {folder}: stop it, "
                 "or give this one its own folder with --state"
             ) from error
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()}\n".encode())
+        try:  # in its place, padded: a full disk takes that
+            os.pwrite(self._file, f"{os.getpid()}\n".encode().rjust(PID_BYTES), 0)
+        except OSError as error:
+            os.close(self._file)
+            raise _refusal(error, str(path)) from error
 
     def _take(self) -> None:
         """Take the lock; who asks for the holder has it for an instant, which is waited out."""

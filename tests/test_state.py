@@ -22,6 +22,16 @@ def test_the_key_is_made_once(tmp_path: Path) -> None:
     assert len(key) == 16
 
 
+def test_a_drawn_key_is_kept_only_when_that_is_asked(tmp_path: Path) -> None:
+    """Who is refused before it begins leaves nothing behind; the first that is kept stays."""
+    state = State(tmp_path)
+    key = state.draw_key()
+    assert key != state.draw_key()
+    assert list(tmp_path.iterdir()) == []
+    assert state.keep_key(key) == state.draw_key() == state.keep_key("0" * 16) == key
+    assert list(tmp_path.iterdir()) == [tmp_path / "station.key"]
+
+
 def test_a_damaged_key_is_not_silently_replaced(tmp_path: Path) -> None:
     """Another key would be another station."""
     (tmp_path / "station.key").write_text("zz")

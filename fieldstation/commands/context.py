@@ -25,11 +25,12 @@ class Context:
     state: State
     config_path: Path | None
 
-    def identity(self, name: str | None = None) -> StationIdentity:
-        """Return who this station is, making its key at the first call."""
+    def identity(self, name: str | None = None, key: str | None = None) -> StationIdentity:
+        """Return who this station is, making its key at the first call, unless one is given."""
         station = self.settings.station
         place = Place(station.place or None, station.latitude, station.longitude)
-        return StationIdentity(name or station.name, self.state.key(), station.timezone, place)
+        key = key or self.state.key()
+        return StationIdentity(name or station.name, key, station.timezone, place)
 
     def bundle_name(self) -> str:
         """Return the model to use: the settings', the one that `bundle use` chose, the shipped."""

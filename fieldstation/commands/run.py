@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fieldstation.audio.source import AudioSource, OnWait
     from fieldstation.bundle import Bundle
     from fieldstation.config import Settings
-    from fieldstation.records import Prediction, StationIdentity
+    from fieldstation.records import Prediction
     from fieldstation.service import Display
     from fieldstation.store.jobs import QueueState
     from fieldstation.worker_process import Command
@@ -124,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
         plan = Plan(
             settings=context.settings,
             state=context.state,
-            who=_prepared(context),
+            # A key is kept, as all else is written, only once there is something to hear.
+            who=context.identity(key=context.state.draw_key()),
             bundle=bundle,
             open_source=_opener(args, context.settings),
             live=live,
@@ -237,11 +238,6 @@ def _context(args: argparse.Namespace) -> Context:
         if value is not None:
             settings = with_option(settings, option, setting, value)
     return replace(context, settings=settings)
-
-
-def _prepared(context: Context) -> StationIdentity:
-    context.state.prepare()
-    return context.identity()
 
 
 def _demo(context: Context, args: argparse.Namespace) -> Context:

@@ -21,7 +21,8 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from fieldstation.records import ClipState, Event, Interval, Message
-from fieldstation.store.errors import StoreUnavailable
+from fieldstation.store.errors import DamagedDatabase, StoreError, StoreUnavailable
+from fieldstation.store.keeper import Keeper
 from fieldstation.store.station_db import Compose, StationStore, StationTransaction
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ WAIT_S = 0.5
 """Longest wait between two beats"""
 FINISH_S = 20.0
 """Longest try to write what is left when the station stops"""
+REFUSED_S = 5.0
+"""Longest wait for a disk that refuses just now"""
 NEAR, AGAIN = 0.8, 0.95
 """Of the limit of the file: from here on it is told; below this a full one has room again"""
 DROPPED_AT_ONCE = 2_000
@@ -151,6 +154,7 @@ class StoreThread:
         on_committed: Callable[[], None] = lambda: None,
         finish_s: float = FINISH_S,
         max_bytes: int | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         """Wrap a store.
 
@@ -158,6 +162,7 @@ class StoreThread:
             store: written by this thread alone from now on.
             on_committed: called in this thread after each commit (wakes the publisher).
             finish_s: how long `run` goes on writing after it was told to stop.
+            keeper: puts back the file that was removed or damaged; None: then that is an error.
             max_bytes: beyond it `has_room` is False until the log has confirmed; what is posted
                 nevertheless is written.
         """
@@ -165,6 +170,7 @@ class StoreThread:
         self._on_committed = on_committed
         self._finish_s = finish_s
         self._max_bytes = max_bytes
+        self._keeper = keeper
         self._n_bytes: int | None = None
         self._is_full = False
         self._queue: deque[Request] = deque()
@@ -172,7 +178,7 @@ class StoreThread:
         self._n_in_transaction = 0
         self._n_receipts_waiting = 0
         self._n_receipts_dropped = 0
-        self._fault: StoreUnavailable | None = None
+        self._fault: StoreError | None = None
         self._retry_s = FIRST_RETRY_S
         self._retry_at = 0.0
 
@@ -230,8 +236,13 @@ class StoreThread:
         return not self._is_full
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until all that was posted is on the disk; return whether it is."""
+        """Wait until all that was posted is on the disk; return whether it is.
+
+        While the disk refuses, the wait is short: `run` itself tries once more at its end.
+        """
         with self._changed:
+            if self._fault is not None:
+                timeout_s = min(timeout_s, REFUSED_S)
             return self._changed.wait_for(lambda: not self._queue, timeout_s)
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
@@ -239,6 +250,7 @@ class StoreThread:
         try:
             while not stop.is_set():
                 beat()
+                self._look_after_file(beat)
                 self.step(WAIT_S)
         finally:
             self._finish(beat)
@@ -258,11 +270,25 @@ class StoreThread:
         except StoreUnavailable as fault:
             self._note_fault(fault)
             return 0
+        except DamagedDatabase as fault:
+            if self._keeper is None:
+                raise
+            self._note_fault(fault)
+            return 0
         finally:
             self._n_in_transaction = 0
         if batch:
             self._on_committed()
         return len(batch)
+
+    def _look_after_file(self, beat: Callable[[], None]) -> None:
+        """See that the file is in its place and whole; what cannot be mended now is tried again."""
+        if self._keeper is None or time.monotonic() < self._retry_at:
+            return
+        try:
+            self._keeper.look(beat)
+        except StoreUnavailable as fault:
+            self._note_fault(fault)
 
     def _post(self, request: Request) -> None:
         with self._changed:
@@ -335,7 +361,7 @@ class StoreThread:
                 self._n_receipts_waiting -= isinstance(self._queue.popleft(), Confirm)
             self._changed.notify_all()
 
-    def _note_fault(self, fault: StoreUnavailable) -> None:
+    def _note_fault(self, fault: StoreError) -> None:
         if self._fault is None:
             log.warning("%s; what is to be written is kept in memory meanwhile", fault)
             self._retry_s = FIRST_RETRY_S
@@ -354,7 +380,9 @@ class StoreThread:
         give_up_at = time.monotonic() + self._finish_s
         while self._queue and time.monotonic() < give_up_at:
             beat()
+            self._look_after_file(beat)
             self.step(WAIT_S)
+        self._look_after_file(beat)
         if self._queue:
             log.error(
                 "%s: stopped with %d requests unwritten: %s",

@@ -265,7 +265,7 @@ def test_without_a_microphone_it_lists_what_there_is_and_offers_the_demo(
     """Exit 2 at once at a terminal; a name that fits nothing is the same on any machine."""
     ended = cli("run", "--device", "no such microphone", "--bundle", tones.path)
     check_refusal(ended, "microphone", "fieldstation run --demo")
-    assert not (state / "station.db").exists()
+    assert not state.exists()
 
 
 @needs_mosquitto

@@ -72,13 +72,12 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
     context = load_context(args)
-    context.state.prepare()
     queue_s = float(os.environ.get(QUEUE, "60"))
     card = Card(os.dup(0))
     plan = Plan(
         settings=context.settings,
         state=context.state,
-        who=context.identity(),
+        who=context.identity(key=context.state.draw_key()),
         bundle=load_bundle(args.bundle),
         open_source=lambda on_wait: Microphone(on_wait=on_wait, queue_s=queue_s, sound=card),
         live=True,
