@@ -212,6 +212,8 @@ def _photograph(manifest: Path, line: int, row: dict[str, str | None]) -> Photog
     for name, allowed in (("set", (GARDEN, PRETRAIN)), ("split", (TRAIN, VAL))):
         if text.setdefault(name, allowed[0]) not in allowed:
             raise DataError(f"{manifest}, line {line}: {name} is {text[name]!r}; one of {allowed}")
+    if Path(text["file"]).is_absolute() or ".." in Path(text["file"]).parts:
+        raise DataError(f"{manifest}, line {line}: file {text['file']!r} leaves the folder")
     known = {f.name: text.get(f.name, "") for f in fields(Photograph) if f.name != "path"}
     return Photograph(path=manifest.parent / text["file"], **known)
 

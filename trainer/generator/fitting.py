@@ -34,7 +34,6 @@ from trainer.generator.training import (
     train,
 )
 
-IMAGES_SEEN = {"paper": 100_000, "field": 400_000}
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -57,7 +56,7 @@ class GeneratorOrder:
     size: str = "nano"
     condition: str = "embedding"
     images_seen: int | None = None
-    """None: as `IMAGES_SEEN` says"""
+    """None: as the profile says"""
     pretrain_images: int | None = None
     """None: the profile's share, or what the checkpoint was begun with"""
     fold: int | None = 0
@@ -146,7 +145,7 @@ def set_up(order: GeneratorOrder, profile: Profile, encoder: Bundle, lessons: Le
 
 def plan_of(order: GeneratorOrder, profile: Profile) -> Plan:
     """Return how long an order trains; where it goes on, as its checkpoint was begun."""
-    images_seen = order.images_seen or IMAGES_SEEN[profile.name]
+    images_seen = order.images_seen or profile.images_seen
     pretrain = order.pretrain_images
     kept = order.folder / "plan.json"
     if pretrain is None and order.resume and kept.is_file():

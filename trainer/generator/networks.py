@@ -72,7 +72,7 @@ class UNet(nn.Module):
             augment: how the image was augmented, [batch, 4]; None means not at all.
         """
         embedding = self.describe(level, condition, augment)
-        tokens = condition.reshape(-1, TOKEN_WIDTH, N_TOKENS).transpose(1, 2)
+        tokens = tokens_of(condition)
         x = self.first(F.pixel_unshuffle(image, self.config.unshuffle))
         kept = [x]
         for layer in self.down:
@@ -186,6 +186,15 @@ class Up(nn.Module):
         """Return [batch, n, side · 2, side · 2]."""
         doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return doubled
+
+
+def tokens_of(condition: Tensor) -> Tensor:
+    """Return a condition [batch, 512] as tokens [batch, 4, 128].
+
+    Value (channel, row, column) of the encoder's last map stands at channel · 4 + row · 2 +
+    column; a token is a place (row, column), so by frequency and time.
+    """
+    return condition.reshape(-1, TOKEN_WIDTH, N_TOKENS).transpose(1, 2)
 
 
 def waves(level: Tensor, n: int) -> Tensor:

@@ -20,6 +20,8 @@ class Profile:
     """How a generator is made and trained."""
 
     name: str
+    images_seen: int
+    """Pre-training included, unless the command line says otherwise"""
     diffusion: Callable[[float], Diffusion]
     """From the standard deviation of the images' pixels"""
     sizes: Mapping[str, UNetConfig]
@@ -72,6 +74,7 @@ LIKE_MINIMAGEN = {
 PROFILES = {
     "paper": Profile(
         name="paper",
+        images_seen=100_000,
         diffusion=lambda _: Ddpm(),
         sizes=LIKE_MINIMAGEN,
         pairing="circular",
@@ -93,6 +96,7 @@ PROFILES = {
     ),
     "field": Profile(
         name="field",
+        images_seen=400_000,
         diffusion=Edm,
         sizes=SIZES,
         pairing="drawn",
