@@ -33,6 +33,8 @@ from fieldstation.generation.painter import AT_ONCE, Painter, check_picture
 
 RESULT = Path(__file__).parent / "results" / "paint.json"
 SIGMA = 1.0
+EQUAL_DB = 99.0
+"""Written where not a pixel differs: JSON has no infinity"""
 BATCH_EVERY = 4
 """A batch takes as long as all else"""
 
@@ -108,7 +110,7 @@ class Subject:
         self._open_ms = 1e3 * (time.perf_counter() - began)
         self._checks = {
             "golden_max_error": check_generator(self._denoiser, bundle),
-            "golden_picture_db": check_picture(self._painter, bundle),
+            "golden_picture_db": min(check_picture(self._painter, bundle), EQUAL_DB),
         }
         self._conditions = load_conditions(bundle).labels
         self._shape = (3, self._painter.card.image_size, self._painter.card.image_size)
