@@ -156,7 +156,7 @@ def _open_painter(bundle: Bundle, context: Context) -> Painter:
     from fieldstation.generation.painter import Painter
 
     n_threads = min(MOST_THREADS, os.cpu_count() or 1)
-    denoiser = OnnxDenoiser(bundle, context.settings.model.provider, n_threads)
+    denoiser = OnnxDenoiser(bundle, context.settings.generation.provider, n_threads)
     check_generator(denoiser, bundle)
     return Painter(bundle, denoiser)
 

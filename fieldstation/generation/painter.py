@@ -41,7 +41,7 @@ class Painter:
         self.denoiser = denoiser
         self.n_network_calls = 0
         """So far; a guided call of one picture counts two"""
-        self._conditions = load_conditions(bundle)
+        self.conditions = load_conditions(bundle)
 
     def condition_of(self, call: Call) -> Floats:
         """Return what a call is painted from, float32 [512].
@@ -49,7 +49,7 @@ class Painter:
         Raises:
             Unpaintable: the species is not painted, or the embedding is another encoder's.
         """
-        return condition_of(call, self._conditions, self.card)
+        return condition_of(call, self.conditions, self.card)
 
     def paint(
         self,
@@ -82,7 +82,7 @@ class Painter:
         side = self.card.image_size
         network = Counted(self.denoiser)
         noises = noises_for(seeds, (3, side, side))
-        x = sample(network, condition, self._conditions.null, noises, sampling)
+        x = sample(network, condition, self.conditions.null, noises, sampling)
         self.n_network_calls += network.n_calls
         if not np.isfinite(x).all():
             raise PaintingError(f"seeds {list(seeds)} gave pixels that are not finite")
