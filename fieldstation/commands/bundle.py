@@ -11,6 +11,7 @@ from fieldstation.commands.context import Context, add_context_arguments, load_c
 
 if TYPE_CHECKING:
     from fieldstation.bundle import Bundle
+    from fieldstation.generator_card import GeneratorCard
 
 EXAMPLES = """  fieldstation bundle list
   fieldstation bundle show garden
@@ -108,9 +109,10 @@ def _list(args: argparse.Namespace, context: Context) -> None:
         except BundleError as error:
             print(f"{mark} {name}: {error}")
             continue
+        paints = f", paints {len(bundle.generator.paints)}" if bundle.generator else ""
         print(
-            f"{mark} {name}  {len(bundle.species)} species, {_window(bundle)}, {bundle.licence}, "
-            f"{bundle.path}"
+            f"{mark} {name}  {len(bundle.species)} species{paints}, {_window(bundle)}, "
+            f"{bundle.licence}, {bundle.path}"
         )
 
 
@@ -125,6 +127,8 @@ def _show(args: argparse.Namespace, context: Context) -> None:
     for title, card in (("trained on", bundle.trained_on), ("metrics", bundle.metrics)):
         for key, value in card.items():
             print(f"{title:<13}{key}: {_shorten(value)}")
+    if bundle.generator:
+        _show_generator(bundle.generator)
     n_shown = len(bundle.labels) if args.all else N_SHOWN
     for label, threshold in list(zip(bundle.labels, bundle.thresholds, strict=True))[:n_shown]:
         needs = f"{threshold:.3g}" if label.kind == "species" else label.kind.value
@@ -133,13 +137,25 @@ def _show(args: argparse.Namespace, context: Context) -> None:
         print(f"  … and {len(bundle.labels) - n_shown} more (--all)")
 
 
+def _show_generator(card: GeneratorCard) -> None:
+    print(f"generator    {card.generator_id}, {card.profile} {card.size}, {card.licence}")
+    print(f"samples by   {card.solver}, {card.n_steps} steps, guidance {card.guidance_scale:g}")
+    for title, told in (("trained on", card.trained_on), ("metrics", card.metrics)):
+        for key, value in told.items():
+            print(f"  {title:<11}{key}: {_shorten(value)}")
+    print(f"paints       {', '.join(card.paints)}")
+
+
 def _use(args: argparse.Namespace, context: Context) -> None:
     from fieldstation.analysis.classifier import Classifier, check_golden
     from fieldstation.bundle import find_bundle, load_bundle
+    from fieldstation.generation.denoiser import OnnxDenoiser, check_generator
 
     path = find_bundle(args.name, context.state.folder)
     bundle = load_bundle(path)
     check_golden(Classifier(bundle, context.settings.model.provider), bundle)
+    if bundle.generator:
+        check_generator(OnnxDenoiser(bundle, context.settings.generation.provider), bundle)
     context.state.prepare()
     context.state.choose_bundle(_lasting_name(args.name, path, context))
     print(f"{bundle.name} is in use from the next start on ({path})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,8 +11,9 @@ import pytest
 
 from fieldstation.cli import main
 from fieldstation.commands.bundle import N_SHOWN
+from fieldstation.generation.golden import load_generator_golden, save_generator_golden
 from fieldstation.state import State
-from tests.onnx_models import TONES, make_tone_bundle, tone_encoder
+from tests.onnx_models import TONES, make_painting_bundle, make_tone_bundle, tone_encoder
 
 TEXT = "Fringilla coelebs_Chaffinch\nParus major_Great Tit\n\nNoise_Noise\n"
 
@@ -103,3 +105,23 @@ def test_a_long_list_is_shown_in_part(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "… and 6 more (--all)" in shown
     assert main([*arguments, "--all"]) == 0
     assert f"Bird {N_SHOWN + 4} (" in capsys.readouterr().out
+
+
+def test_a_bundle_that_paints_says_what_and_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the list how many species, on its page which; one that paints wrongly is not chosen."""
+    bundle = make_painting_bundle(tmp_path / "state/bundles/paints", paints=["Parus major"])
+    state = ["--state", str(tmp_path / "state")]
+    assert main(["bundle", "use", "paints", *state]) == 0
+    assert main(["bundle", "list", *state]) == 0
+    assert "* paints  2 species, paints 1, windows of" in capsys.readouterr().out
+    assert main(["bundle", "show", *state]) == 0
+    shown = capsys.readouterr().out
+    assert f"generator    {bundle.generator_id}, field nano, CC0-1.0" in shown
+    assert "samples by   dpmpp_2m, 6 steps, guidance 1.5" in shown
+    assert "paints       Parus major\n" in shown
+    golden = load_generator_golden(bundle)
+    save_generator_golden(bundle.path, replace(golden, denoised=-golden.denoised))
+    assert main(["bundle", "use", "paints", *state]) == 2
+    assert "the generator's golden check is off by" in capsys.readouterr().err
