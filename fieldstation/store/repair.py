@@ -25,7 +25,7 @@ from fieldstation.clock import EPOCH, Clock
 from fieldstation.store.backup import backups
 from fieldstation.store.database import Database, open_file
 from fieldstation.store.errors import StoreError, StoreUnavailable
-from fieldstation.store.salvage import Row, Value, rows
+from fieldstation.store.salvage import MAGIC, Row, Value, rows
 from fieldstation.store.schema import Schema, bring_up_to_date
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,15 @@ def finish(path: Path) -> None:
         for left_over in (f"{path}-wal", f"{path}-shm"):
             Path(left_over).unlink(missing_ok=True)
         os.rename(new, path)
+
+
+def is_database(path: Path) -> bool:
+    """Return whether a file begins as SQLite's do, whatever may be wrong further on."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def remove(path: Path) -> None:

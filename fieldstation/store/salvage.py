@@ -17,6 +17,7 @@ from pathlib import Path
 
 Value = int | float | str | bytes | None
 
+MAGIC = b"SQLite format 3\0"
 LEAF = 0x0D
 """First byte of a page that holds a table's rows"""
 FIRST_HEADER = 100
@@ -229,7 +230,7 @@ def _u32(data: bytes, at: int) -> int:
 
 
 def _is_whole_header(data: bytes) -> bool:
-    return len(data) >= FIRST_HEADER and data[:16] == b"SQLite format 3\0"
+    return len(data) >= FIRST_HEADER and data[: len(MAGIC)] == MAGIC
 
 
 def _is_wal(header: bytes) -> bool:

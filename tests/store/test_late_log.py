@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from fieldstation.store.errors import StoreUnavailable
+from fieldstation.store.backup import back_up
+from fieldstation.store.errors import DamagedDatabase, StoreUnavailable
 from fieldstation.store.late_log import LateLog
-from tests.store.examples import detection
+from fieldstation.store.repair import put_aside
+from tests.fakes import FakeClock
+from tests.store.examples import detection, interval
 
 
 def n_rows(path: Path) -> int:
@@ -41,3 +45,95 @@ def test_a_log_removed_while_it_is_written_confirms_nothing(tmp_path: Path) -> N
     log.record([detection(1)], 0)
     assert n_rows(path) == 1
     log.close()
+
+
+def damage(path: Path, table: str) -> None:
+    """Overwrite the last page of a table's rows."""
+    query = "SELECT max(pageno) FROM dbstat WHERE name = ? AND pagetype = 'leaf'"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        number: int = database.execute(query, (table,)).fetchone()[0]
+    with path.open("r+b") as file:
+        file.seek((number - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+
+def wait_for_repair(log: LateLog) -> None:
+    """Ask until the log is there again, as the logger does."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            log.opened()
+            return
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def fill(log: LateLog) -> None:
+    log.record([detection(n, scientific_name=f"S. {n % 3}") for n in range(200)], 0)
+    log.record_coverage("garden", "k1", [interval(duration_s=60.0)])
+
+
+def test_a_damaged_log_is_restored_with_its_rows_and_its_backups(tmp_path: Path) -> None:
+    """What the file has lost comes from the copy, what the copy has not yet from the file."""
+    path, backups = tmp_path / "log.db", tmp_path / "backups"
+    log = LateLog(f"sqlite:///{path}", backups=backups)
+    fill(log)
+    back_up(path, backups, 3, FakeClock())
+    log.record([detection(n) for n in range(1000, 1060)], 0)
+    log.close()
+    damage(path, "detections")
+    with pytest.raises(StoreUnavailable):
+        log.record([detection(n) for n in range(1060)], 0)
+    wait_for_repair(log)
+    log.record([detection(2_000)], 0)
+    log.close()
+    with closing(sqlite3.connect(path)) as found:
+        assert found.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        n, counted = found.execute(
+            "SELECT (SELECT count(*) FROM detections), (SELECT sum(n) FROM daily)"
+        ).fetchone()
+        assert found.execute("SELECT duration_s FROM coverage").fetchall() == [(60.0,)]
+    assert n == counted
+    assert 240 < n < 261  # the rows of one page, made after the copy, are lost
+    assert put_aside(path)[0].name in log.news
+
+
+def test_a_check_that_finds_damage_has_the_log_restored(tmp_path: Path) -> None:
+    """Before a query meets it."""
+    path = tmp_path / "log.db"
+    log = LateLog(f"sqlite:///{path}", backups=tmp_path / "backups")
+    fill(log)
+    log.suspect("row 3 is missing from an index")
+    with pytest.raises(StoreUnavailable, match="being restored"):
+        log.opened()
+    wait_for_repair(log)
+    assert n_rows(path) == 200
+    log.close()
+
+
+def test_a_station_starts_beside_a_damaged_log(tmp_path: Path) -> None:
+    """Without its first page no table is known; the rows are."""
+    path = tmp_path / "log.db"
+    log = LateLog(f"sqlite:///{path}")
+    fill(log)
+    log.close()
+    with path.open("r+b") as file:
+        file.write(bytes(4096))
+    log = LateLog(f"sqlite:///{path}", backups=tmp_path / "backups")
+    wait_for_repair(log)
+    assert n_rows(path) == 200
+    log.close()
+
+
+def test_only_its_keeper_restores_a_log_and_nobody_somebody_elses_text(tmp_path: Path) -> None:
+    """A worker beside the station waits; a file that never was a database is left alone."""
+    path = tmp_path / "elsewhere" / "birds.txt"
+    path.parent.mkdir()
+    path.write_text("Great Tit, 06:12, hedge\n" * 400)
+    for backups in (None, tmp_path / "backups"):
+        with pytest.raises(DamagedDatabase):
+            LateLog(f"sqlite:///{path}", backups=backups)
+    assert path.read_text().startswith("Great Tit")
+    assert [file.name for file in path.parent.iterdir()] == ["birds.txt"]
