@@ -28,6 +28,7 @@ COMMANDS = {
     "watch": "show any station's birds live, from its broker",
     "log": "be the logger alone, for a hub",
     "worker": "paint what the log has queued",
+    "images": "list, copy or paint again the pictures of who was heard",
     "paint": "paint who is heard, from the call itself",
     "bundle": "add, list, show or choose a model",
 }

@@ -122,6 +122,6 @@ class Painting:
         if self._state.n_parked:
             found.append(
                 f"{self._state.n_parked} pictures cannot be painted ({self._state.reason}): see "
-                "`fieldstation images --state parked`"
+                "`fieldstation images --only parked`"
             )
         return found

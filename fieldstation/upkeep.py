@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 from fieldstation.clips.retention import expire
 from fieldstation.clock import US_PER_S, Clock, instant_of, local
 from fieldstation.config import Settings
+from fieldstation.gallery import Gallery, GalleryError
 from fieldstation.mqtt.messages import SpeciesCount, Summary, summary_message
+from fieldstation.pictures import retain
 from fieldstation.records import ClipState, Hearing, StationIdentity
 from fieldstation.schedule import Chore
 from fieldstation.state import State
@@ -23,7 +25,7 @@ RETENTION_EVERY_S = 3_600.0
 KEEP_DELIVERED_DAYS = 7
 """Events stay in station.db this long after their receipt, for whoever asks this station"""
 BYTES_PER_MB = 1_000_000
-FAULTS = (OSError, StoreError)
+FAULTS = (OSError, StoreError, GalleryError)
 
 
 class Upkeep:
@@ -50,6 +52,7 @@ class Upkeep:
         times = self._settings.schedule
         return [
             Chore("retention", self.retain, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
+            Chore("pictures", self.retain_pictures, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
             Chore("backup", self.back_up, at=times.backup_at, on_fault=FAULTS),
             Chore("summary", self.sum_up, at=times.summary_at, on_fault=FAULTS),
         ]
@@ -64,6 +67,14 @@ class Upkeep:
             self._writer.post_clip_state(event_id, ClipState.EXPIRED)
         self._writer.post_prune(now - KEEP_DELIVERED_DAYS * 86_400 * US_PER_S)
         return f"{len(expired)} clips removed" if expired else ""
+
+    def retain_pictures(self) -> str:
+        """Remove pictures, and what the log keeps to paint them, that are past their time."""
+        if self._log is None:
+            return ""
+        log, gallery = self._log, Gallery(self._state.images)
+        keep, now = self._settings.generation, self._clock.wall()
+        return retain(lambda: log.opened().database, gallery, keep, now)
 
     def back_up(self) -> str:
         """Copy station.db, and the log where it is a file of this station's."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from fieldstation.clock import US_PER_S, SystemClock
 from fieldstation.commands.broker_access import wait_for_broker
+from fieldstation.commands.check_pictures import check_pictures
 from fieldstation.commands.context import Context, add_context_arguments, load_context
 from fieldstation.config import secret_path
 from fieldstation.errors import MendableError
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         ("disk", lambda: check_disk(context)),
         ("station.db", lambda: check_station_db(context)),
         ("log", lambda: check_log(context)),
+        ("pictures", lambda: check_pictures(context, args.bundle, pid is not None)),
         ("broker", lambda: check_broker(context, pid)),
         ("files", lambda: check_secrets(context)),
     ]

@@ -19,7 +19,7 @@ EXAMPLES = """  fieldstation watch                              this machine's s
   fieldstation watch --broker mqtt://hub.local --station hedge
 """
 
-KINDS = ("detection", "status", "summary")
+KINDS = ("detection", "status", "summary", "image")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +92,10 @@ def describe(topic: str, payload: bytes) -> str:
         if kind == "status":
             online = messages.read_status(topic, payload).online
             return f"{station} is {'online' if online else 'offline'}"
+        if kind == "image":
+            picture, _ = messages.read_image(topic, payload)
+            at = f"{local(picture.started_at, picture.timezone):%Y-%m-%d %H:%M:%S}"
+            return f"{at}  {station}  generated picture of {picture.common_name}"
         summary = messages.read_summary(topic, payload)
         birds = ", ".join(f"{s.common_name} {s.n_events}" for s in summary.species)
         return f"{station} on {summary.date}: {birds or 'nothing heard'}"

@@ -90,7 +90,7 @@ def detections(log: LogStore, wanted: Filter) -> Iterator[Detection]:
         columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
         query = (
             select(*columns)
-            .where(*_conditions(connection, wanted))
+            .where(*conditions(connection, wanted))
             .order_by(DETECTIONS.c.started_at.desc(), DETECTIONS.c.event_id.desc())
             .limit(wanted.limit)
         )
@@ -123,7 +123,7 @@ def species(log: LogStore, wanted: Filter) -> list[SpeciesCount]:
                 func.max(started_at).label("last_at"),
                 func.max(DETECTIONS.c.probability).label("max_probability"),
             )
-            .where(*_conditions(connection, wanted))
+            .where(*conditions(connection, wanted))
             .group_by(DETECTIONS.c.scientific_name)
             .order_by(n.desc(), DETECTIONS.c.scientific_name)
             .limit(wanted.limit)
@@ -184,22 +184,23 @@ def matches(species: str, scientific_name: str, common_name: str) -> bool:
     )
 
 
-def _conditions(connection: Connection, wanted: Filter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
+def conditions(connection: Connection, wanted: Filter) -> list[ColumnElement[bool]]:
+    """Return a filter as conditions on `detections`."""
+    found: list[ColumnElement[bool]] = []
     if wanted.species is not None:
         # Names are matched here: LIKE folds ASCII only, and an exact list uses the index.
         pairs = _names(connection)
         chosen = {pair[0] for pair in pairs if matches(wanted.species, *pair)}
-        conditions.append(DETECTIONS.c.scientific_name.in_(sorted(chosen)))
+        found.append(DETECTIONS.c.scientific_name.in_(sorted(chosen)))
     if wanted.since is not None:
-        conditions.append(DETECTIONS.c.started_at >= wanted.since)
+        found.append(DETECTIONS.c.started_at >= wanted.since)
     if wanted.until is not None:
-        conditions.append(DETECTIONS.c.started_at < wanted.until)
+        found.append(DETECTIONS.c.started_at < wanted.until)
     if wanted.min_probability is not None:
-        conditions.append(DETECTIONS.c.probability >= wanted.min_probability)
+        found.append(DETECTIONS.c.probability >= wanted.min_probability)
     if wanted.station is not None:
-        conditions.append(DETECTIONS.c.station == wanted.station)
-    return conditions
+        found.append(DETECTIONS.c.station == wanted.station)
+    return found
 
 
 def _names(connection: Connection) -> list[tuple[str, str]]:
