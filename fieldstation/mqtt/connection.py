@@ -8,6 +8,7 @@ What arrives is handed to a `Listener`, whose methods run in that thread and onl
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import re
@@ -131,6 +132,17 @@ class Access:
     def name(self) -> str:
         """Return where it leads, for people."""
         return self.socket or str(self.url)
+
+    def client_id(self, name: str) -> str:
+        """Return a client id that nobody without our password can guess; the same every time.
+
+        Whoever connects with another client's id throws it out, and gets what the broker kept for
+        it: MQTT's rule, whatever user it is. And our names are in what we publish.
+        """
+        if not self.password:
+            return name
+        digest = hmac.new(self.password.encode(), name.encode(), "sha256").hexdigest()
+        return f"{name}-{digest[:16]}"
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Return what mqtts:// needs, None for mqtt://.
@@ -430,7 +442,7 @@ class _Life:
         access = self._connection.access
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=self._session.client_id,
+            client_id=access.client_id(self._session.client_id),
             protocol=mqtt.MQTTv5,
             transport="unix" if access.socket else "tcp",
             manual_ack=self._session.manual_ack,

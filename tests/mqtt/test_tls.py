@@ -152,6 +152,25 @@ def test_a_revoked_station_is_cut_off_at_once(hub: Hub) -> None:
         assert wood.up
 
 
+def test_who_knows_a_station_s_name_cannot_take_its_place(hub: Hub) -> None:
+    """MQTT throws a client out for another of its id: a reader who tries meets nobody.
+
+    Nor does the reader get what the broker keeps for a logger that is away.
+    """
+    kept = Session("fieldstation-logger-1", (Subscription("fieldstation/+/detection"),), None, 600)
+    with listening(Connection(hub.access("logger"), QUICK), kept):
+        pass
+    station = Connection(hub.access("hedge"), QUICK)
+    with listening(station, Session("fieldstation-key")) as said:
+        publish(station, said, "fieldstation/hedge/detection")
+        for name in ("fieldstation-key", "fieldstation-logger-1"):
+            with listening(Connection(hub.access("anna"), QUICK), Session(name, (), None, 600)):
+                publish(station, said, "fieldstation/hedge/detection")
+        assert station.state().n_connected == 1
+    with listening(Connection(hub.access("logger"), QUICK), kept) as logger:
+        until(lambda: len(logger.deliveries) == 3)
+
+
 # What TLS says
 
 
