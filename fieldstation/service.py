@@ -53,7 +53,7 @@ from fieldstation.state import State, StateError
 from fieldstation.station import Recorder, Station, make_ear, thresholds
 from fieldstation.store.errors import DamagedDatabase, StoreError, StoreUnavailable
 from fieldstation.store.jobs import QueueState
-from fieldstation.store.keeper import Keeper, open_station_db
+from fieldstation.store.keeper import Keeper, open_station_db, was_killed
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import BYTES_PER_MB, StoreThread
@@ -187,6 +187,7 @@ class Service:
     def _open_stores(self, has_run: bool) -> None:
         plan = self._plan
         path, copies = plan.state.station_db, plan.state.backups
+        self._was_killed = was_killed(path)
         self._store = open_station_db(path, copies, self._clock, has_run=has_run)
         self._closing.callback(self._store.close)
         self._keeper = Keeper(self._store.database, path, copies, self._clock)
@@ -195,7 +196,7 @@ class Service:
         self._log: LateLog | None = None
         if plan.settings.log.enabled:
             url = plan.state.log_url(plan.settings.log.database)
-            self._log = LateLog(url, pictures.job_maker(plan.settings, plan.bundle))
+            self._log = LateLog(url, pictures.job_maker(plan.settings, plan.bundle), copies)
             self._closing.callback(self._log.close)
 
     def _open_broker(self) -> None:
@@ -377,6 +378,8 @@ class Service:
         ]
         self._scheduler = schedule.start([self._minute, self._upkeep], self._plan.who.timezone)
         self._minute.request("health")
+        if self._was_killed:
+            self._upkeep.request("look for damage")
         self._notifier.ready()
         self._painting.start()
 
@@ -525,6 +528,7 @@ class Service:
             self._writer.state().fault,
             self._writer.state().shortage,
             self._keeper.news,
+            self._log and self._log.news,
             published.connection.fault,
             published.twin and f"another station (key {published.twin}) has this name",
             logged and (logged.fault or logged.connection.fault),

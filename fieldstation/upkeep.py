@@ -16,12 +16,15 @@ from fieldstation.schedule import Chore
 from fieldstation.state import State
 from fieldstation.store import query
 from fieldstation.store.backup import back_up
+from fieldstation.store.damage import find_damage
+from fieldstation.store.database import file_of
 from fieldstation.store.errors import StoreError
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.query import Filter
 from fieldstation.store.writer import StoreThread
 
 RETENTION_EVERY_S = 3_600.0
+LOOK_EVERY_S = 86_400.0
 KEEP_DELIVERED_DAYS = 7
 """Events stay in station.db this long after their receipt, for whoever asks this station"""
 BYTES_PER_MB = 1_000_000
@@ -53,6 +56,7 @@ class Upkeep:
         return [
             Chore("retention", self.retain, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
             Chore("pictures", self.retain_pictures, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
+            Chore("look for damage", self.look, every_s=LOOK_EVERY_S, on_fault=FAULTS),
             Chore("backup", self.back_up, at=times.backup_at, on_fault=FAULTS),
             Chore("summary", self.sum_up, at=times.summary_at, on_fault=FAULTS),
         ]
@@ -75,6 +79,15 @@ class Upkeep:
         log, gallery = self._log, Gallery(self._state.images)
         keep, now = self._settings.generation, self._clock.wall()
         return retain(lambda: log.opened().database, gallery, keep, now)
+
+    def look(self) -> str:
+        """Read both databases for damage; what is found has them restored."""
+        if damage := find_damage(self._state.station_db, thorough=True):
+            self._writer.suspect(damage)
+        path = file_of(self._state.log_url(self._settings.log.database))
+        if self._log and path and (damage := find_damage(path)):
+            self._log.suspect(damage)
+        return ""
 
     def back_up(self) -> str:
         """Copy station.db, and the log where it is a file of this station's."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -15,6 +18,7 @@ from fieldstation.config import ClipSettings, Settings
 from fieldstation.mqtt.messages import read_summary
 from fieldstation.records import Detection, Hearing, Interval, Message, StationIdentity
 from fieldstation.state import State
+from fieldstation.store.errors import StoreUnavailable
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import StoreThread
@@ -39,7 +43,7 @@ def store(state: State) -> Iterator[StationStore]:
 
 @pytest.fixture
 def log(state: State) -> Iterator[LateLog]:
-    log = LateLog(state.log_url(""))
+    log = LateLog(state.log_url(""), backups=state.backups)
     yield log
     log.close()
 
@@ -128,6 +132,46 @@ def test_backups_are_made_and_rotated(state: State, store: StationStore, log: La
         "station-20260502T190000Z.db",
         "station-20260503T190000Z.db",
     ]
+
+
+def test_damage_that_nobody_met_yet_is_looked_for(
+    state: State, store: StationStore, log: LateLog
+) -> None:
+    """Both files are marked for their keepers; whole ones are not."""
+    chores, _ = upkeep(state, store, log)
+    log.record([detection(1, "2026-05-01T12:00:00+02:00")], EVENING)
+    chores.look()
+    assert not store.database.damaged.is_set()
+    assert not log.opened().database.damaged.is_set()
+    for path, table in ((state.station_db, "outbox"), (state.log_db, "detections")):
+        break_table(path, table)
+    chores.look()
+    assert store.database.damaged.is_set()
+    with pytest.raises(StoreUnavailable, match="being restored"):
+        log.opened()
+    wait_until_restored(log)
+
+
+def break_table(path: Path, table: str) -> None:
+    """Overwrite a table's first page."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
+        page: int = database.execute(query, (table,)).fetchone()[0]
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+
+def wait_until_restored(log: LateLog) -> None:
+    """Ask as the logger does."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with suppress(StoreUnavailable):
+            log.opened()
+            return
+        time.sleep(0.01)
+    raise AssertionError("never restored")
 
 
 def test_retention_removes_clips_by_size_and_delivered_messages_by_age(

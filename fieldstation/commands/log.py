@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     faulthandler.enable()  # the watchdog's SIGABRT leaves every thread's stack in the journal
     clock, notifier = SystemClock(), Notifier()
     with state.lock():
-        log = LateLog(replace(context, state=state).log_url(), _job_maker(args, context))
+        url = replace(context, state=state).log_url()
+        log = LateLog(url, _job_maker(args, context), state.backups)
         gallery = Gallery(context.state.images)
         pictures = HubPictures(log, gallery, context.settings.generation, clock)
         key = state.key()
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         )
         supervisor = Supervisor(clock, notifier)
         supervisor.take_signals()
-        print(f"broker  {access.url}\nlog     {redacted(replace(context, state=state).log_url())}")
+        print(f"broker  {access.url}\nlog     {redacted(url)}")
         print(f'id      {key}   (stations that trust it: [mqtt] trust = "{key}")', flush=True)
         chores = supervisor.start("chores", pictures.chores, CHORES_DEADLINE_S)
         stage = supervisor.start("logger", logger)

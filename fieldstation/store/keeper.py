@@ -35,6 +35,12 @@ GO_ON = text("INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', :last)")
 Beat = Callable[[], None]
 
 
+def was_killed(path: Path) -> bool:
+    """Return whether whoever wrote a file last did not close it; ask before it is opened."""
+    wal = path.with_name(path.name + "-wal")
+    return wal.exists() and wal.stat().st_size > 0
+
+
 def open_station_db(path: Path, backups: Path, clock: Clock, *, has_run: bool) -> StationStore:
     """Return the station's own database: made where there is none, restored where it is damaged.
 

@@ -219,6 +219,11 @@ class StoreThread:
         """Ask for the deletion of what was delivered before an instant."""
         self._post(Prune(before))
 
+    def suspect(self, damage: str) -> None:
+        """Take note that a check has found damage: the keeper restores the file."""
+        log.error("%s", damage)
+        self._store.database.damaged.set()
+
     def state(self) -> WriterState:
         """Return how the writing goes."""
         with self._changed:
