@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -107,3 +109,71 @@ def test_a_full_outbox_is_told_and_hears_again_when_the_log_has_confirmed(
         in_the_log=len(rows),
         calls_played=len(player.calls),
     )
+
+
+DEBIAN = ("allow_anonymous true", "max_queued_messages 1000", "max_inflight_messages 20")
+"""Mosquitto's own defaults, with which it drops what a slow logger has not taken yet"""
+GROWTH_KB = 64 * 1024
+"""What the station may take more with 100,000 events waiting than with none"""
+
+
+ONCE_AND_IN_ORDER = """
+SELECT count(*) AS n, count(DISTINCT event_id) AS ids, sum(step <= 0) AS backward
+FROM (SELECT event_id, started_at - lag(started_at) OVER (ORDER BY sequence) AS step
+      FROM detections)
+"""
+
+
+def peak_while(station: Station, so: Callable[[], bool], within_s: float) -> int:
+    """Return the most memory the station took until something was so, in kB."""
+    peak, ends_at = station.resident_kb(), time.monotonic() + within_s
+    while not so():
+        assert time.monotonic() < ends_at, station.said()
+        time.sleep(0.25)
+        peak = max(peak, station.resident_kb())
+    return peak
+
+
+def test_memory_is_flat_over_very_many_waiting_events(
+    make_station: MakeStation, tmp_path: Path, counts: Counts, long: bool
+) -> None:
+    """Whatever waits is on the disk; with a broker that drops, all of it arrives once."""
+    n = 100_000 if long else 2_000
+    broker = Mosquitto(tmp_path, DEBIAN)
+    station = make_station(settings=f'[mqtt]\nurl = "{broker.url}"\n')
+    station.start()
+    alone_kb = peak_while(station, after(20 if long else 0), 60)
+    station.kill()
+    fill_outbox(station.state / "station.db", n, "old")
+    if not long:
+        broker.start()
+    station.start()
+    away_kb = peak_while(station, after(30 if long else 0), 60)
+    if long:
+        broker.start()
+    began = time.monotonic()
+    log = station.state / "log.db"
+    back_kb = peak_while(station, lambda: count(log, "detections") >= n, 3_600)
+    took_s = time.monotonic() - began
+    assert max(away_kb, back_kb) - alone_kb < GROWTH_KB
+    waiting = "outbox WHERE confirmed_at IS NULL"
+    wait_for(lambda: count(station.state / "station.db", waiting) == 0, 300)
+    station.kill()
+    broker.kill()
+    (sums,) = ask(log, ONCE_AND_IN_ORDER)
+    assert (sums["n"], sums["ids"], sums["backward"]) == (n, n, 0)
+    counts(
+        made=f"{n:,} events waiting; no broker, then one that drops what a log is slow to take",
+        promised="memory flat; each in the log once",
+        in_the_log=sums["ids"],
+        memory_with_none_waiting_mb=alone_kb / 1024,
+        most_while_away_mb=away_kb / 1024,
+        most_while_told_mb=back_kb / 1024,
+        told_and_confirmed_per_s=n / took_s,
+    )
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """Return what is true from now on in so many seconds."""
+    ends_at = time.monotonic() + seconds
+    return lambda: time.monotonic() >= ends_at
