@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, select
 
 from fieldstation.records import Detection
+from fieldstation.store.bulk import write_rows
 from fieldstation.store.database import Database
 from fieldstation.store.log_tables import EMBEDDINGS
 from fieldstation.store.upsert import insert
@@ -16,14 +17,13 @@ def keep_embeddings(
     connection: Connection, detections: Sequence[Detection], received_at: int
 ) -> None:
     """Write the embeddings of new detections, of those that have one."""
-    rows = [
-        {"event_id": d.event_id, "embedding": d.embedding, "received_at": received_at}
-        for d in detections
-        if d.embedding
-    ]
-    if rows:
-        statement = insert(connection, EMBEDDINGS)
-        connection.execute(statement.on_conflict_do_nothing(index_elements=["event_id"]), rows)
+    rows = {d.event_id: (d.event_id, d.embedding, received_at) for d in detections if d.embedding}
+    write_rows(
+        connection,
+        insert(connection, EMBEDDINGS).on_conflict_do_nothing(index_elements=["event_id"]),
+        ("event_id", "embedding", "received_at"),
+        [rows[event_id] for event_id in sorted(rows)],
+    )
 
 
 def embedding_of(database: Database, event_id: str) -> bytes | None:

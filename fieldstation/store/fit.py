@@ -19,10 +19,13 @@ INDEXED_LIMIT, TEXT_LIMIT = 250, 4_096
 INTEGER_LIMIT = 2**31
 """First value too large for n_windows, PostgreSQL's INTEGER"""
 BIGINT_LIMIT = 2**63
+FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in (Detection, Interval)}
 
 
 def misfit_detection(detection: Detection) -> str | None:
     """Return why the log cannot hold a detection, or None where it can."""
+    if not detection.station:
+        return "station is empty"
     for name in ("probability", "threshold"):
         if not 0 <= getattr(detection, name) <= 1:
             return f"{name} is {getattr(detection, name)}; it lies in 0..1"
@@ -31,31 +34,32 @@ def misfit_detection(detection: Detection) -> str | None:
 
 def misfit_values(record: Detection | Interval) -> str | None:
     """Return which field of a record no column can hold, and why; None where all fit."""
-    for field in fields(record):
-        reason = misfit(field.name, getattr(record, field.name))
+    for name in FIELDS[type(record)]:
+        reason = misfit(name, getattr(record, name))
         if reason:
-            return f"{field.name} {reason}"
+            return f"{name} {reason}"
     return None
 
 
 def misfit(name: str, value: object) -> str | None:
     """Return why the column `name` cannot hold a value, or None where it can."""
-    match value:
-        case str():
-            limit = INDEXED_LIMIT if name in INDEXED else TEXT_LIMIT
-            if len(value) > limit:
-                return f"has {len(value)} characters; at most {limit}"
-            return None if value == as_text(value) else "holds a character that is no text"
-        case int():
-            limit = INTEGER_LIMIT if name == "n_windows" else BIGINT_LIMIT
-            return None if -limit <= value < limit else f"is {value}; below {limit}"
-        case float():
-            return None if math.isfinite(value) else f"is {value}"
+    if isinstance(value, str):
+        limit = INDEXED_LIMIT if name in INDEXED else TEXT_LIMIT
+        if len(value) > limit:
+            return f"has {len(value)} characters; at most {limit}"
+        return None if value == as_text(value) else "holds a character that is no text"
+    if isinstance(value, int):
+        limit = INTEGER_LIMIT if name == "n_windows" else BIGINT_LIMIT
+        return None if -limit <= value < limit else f"is {value}; below {limit}"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"is {value}"
     return None
 
 
 def as_text(value: str) -> str:
     """Return a text with what no database writes (NUL, lone surrogates) spelled out."""
+    if value.isascii() and "\0" not in value:
+        return value  # nearly every text, ten times as fast
     return value.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 

@@ -16,8 +16,8 @@ from fieldstation.store.errors import DamagedDatabase, StoreError, StoreUnavaila
 from fieldstation.store.job_maker import JobMaker
 from fieldstation.store.log_db import LogStore, Outcome
 from fieldstation.store.log_tables import SCHEMA
-from fieldstation.store.recount import count_days_anew
 from fieldstation.store.repair import finish, is_database, put_in_place, salvage
+from fieldstation.store.totals import count_anew
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class LateLog:
         assert path is not None
         assert backups is not None
         try:
-            saved = salvage(path, SCHEMA, backups, count_days_anew)
+            saved = salvage(path, SCHEMA, backups, count_anew)
             aside = put_in_place(saved.file, path, "damaged", SystemClock())
         except StoreError as error:
             log.error("%s", error)

@@ -9,27 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
 from fieldstation.clock import Clock, SystemClock, local
 from fieldstation.records import Detection, Interval, Quarantined
+from fieldstation.store.bulk import insert_new
 from fieldstation.store.database import Database, open_url
 from fieldstation.store.embeddings import keep_embeddings
 from fieldstation.store.fit import misfit, misfit_detection, misfit_values
 from fieldstation.store.job_maker import JobMaker
-from fieldstation.store.log_tables import (
-    COUNTERS,
-    COVERAGE,
-    DAILY,
-    DETECTIONS,
-    QUARANTINE,
-    SCHEMA,
-)
+from fieldstation.store.log_tables import COUNTERS, COVERAGE, DETECTIONS, QUARANTINE, SCHEMA
 from fieldstation.store.quarantine import DROPPED, put_away, refused
 from fieldstation.store.schema import bring_up_to_date
-from fieldstation.store.upsert import Insert, greater, insert, lesser
+from fieldstation.store.totals import count_in
+from fieldstation.store.upsert import Insert, insert
 
 TIMEOUT_S = 1.0
 """Wait for another process's lock"""
@@ -54,6 +50,8 @@ with names in another language) and makes no conflict."""
 CLOCK = SystemClock()
 DETECTION_FIELDS = tuple(f.name for f in fields(Detection) if f.name != "embedding")
 """The embedding stands in a table of its own"""
+COLUMNS = (*DETECTION_FIELDS, "started_local", "received_at")
+_fields_of = attrgetter(*DETECTION_FIELDS)
 
 Values = dict[str, Any]
 
@@ -119,7 +117,7 @@ class LogStore:
         with self.database.write() as connection:
             new = _insert_first(connection, rows)
             conflicts = _compare(connection, {i: r for i, r in rows.items() if i not in new})
-            _count_days(connection, [rows[index] for index in sorted(new)])
+            count_in(connection, [rows[index] for index in sorted(new)])
             keep_embeddings(connection, [detections[index] for index in sorted(new)], received_at)
             if self._maker:
                 self._maker.make(connection, [detections[i] for i in sorted(new)], received_at)
@@ -197,13 +195,8 @@ def _insert_first(connection: Connection, rows: dict[int, Values]) -> set[int]:
     first: dict[str, int] = {}
     for index, row in rows.items():
         first.setdefault(row["event_id"], index)
-    if not first:
-        return set()
-    statement = insert(connection, DETECTIONS).on_conflict_do_nothing(index_elements=["event_id"])
-    # In order of id: two loggers that insert the same rows wait in turn, never in a circle.
-    ordered = [rows[first[event_id]] for event_id in sorted(first)]
-    inserted = connection.execute(statement.returning(DETECTIONS.c.event_id), ordered)
-    return {first[event_id] for event_id in inserted.scalars()}
+    ordered = [tuple(rows[first[event_id]].values()) for event_id in sorted(first)]
+    return {first[key] for key in insert_new(connection, DETECTIONS, COLUMNS, ordered)}
 
 
 def _compare(connection: Connection, rows: dict[int, Values]) -> dict[int, str]:
@@ -235,43 +228,6 @@ def _is_same(name: str, stored: Any, given: Any) -> bool:
     return bool(stored == given)
 
 
-def _count_days(connection: Connection, rows: Iterable[Values]) -> None:
-    """Add new detections to the daily roll-up."""
-    days: dict[tuple[str, str, str], Values] = {}
-    for row in rows:
-        one = _day_values(row)
-        key = (one["station"], one["local_date"], one["scientific_name"])
-        days[key] = _add(days[key], one) if key in days else one
-    if days:
-        connection.execute(_adding(connection), [days[key] for key in sorted(days)])
-
-
-def _add(day: Values, more: Values) -> Values:
-    return day | {
-        "common_name": more["common_name"],
-        "n": day["n"] + more["n"],
-        "max_probability": max(day["max_probability"], more["max_probability"]),
-        "first_at": min(day["first_at"], more["first_at"]),
-        "last_at": max(day["last_at"], more["last_at"]),
-    }
-
-
-def _adding(connection: Connection) -> Insert:
-    """Return the statement that does to a table's row what `_add` does to a day."""
-    statement = insert(connection, DAILY)
-    more = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=["station", "local_date", "scientific_name"],
-        set_={
-            "common_name": more.common_name,
-            "n": DAILY.c.n + more.n,
-            "max_probability": greater(DAILY.c.max_probability, more.max_probability),
-            "first_at": lesser(DAILY.c.first_at, more.first_at),
-            "last_at": greater(DAILY.c.last_at, more.last_at),
-        },
-    )
-
-
 def _growing(connection: Connection) -> Insert:
     """Return the statement that inserts an interval or lets it grow, never shrink.
 
@@ -288,23 +244,8 @@ def _growing(connection: Connection) -> Insert:
 
 def _detection_values(detection: Detection, received_at: int) -> Values:
     started_local = local(detection.started_at, detection.timezone)
-    return {name: getattr(detection, name) for name in DETECTION_FIELDS} | {
-        "started_local": started_local.isoformat(timespec="microseconds"),
-        "received_at": received_at,
-    }
-
-
-def _day_values(row: Values) -> Values:
-    return {
-        "station": row["station"],
-        "local_date": row["started_local"][:10],
-        "scientific_name": row["scientific_name"],
-        "common_name": row["common_name"],
-        "n": 1,
-        "max_probability": row["probability"],
-        "first_at": row["started_at"],
-        "last_at": row["started_at"],
-    }
+    values = (*_fields_of(detection), started_local.isoformat(timespec="microseconds"), received_at)
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _interval_values(station: str, station_key: str, interval: Interval) -> Values:

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Double,
     Index,
     Integer,
@@ -14,12 +15,20 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
 from fieldstation.store.schema import Schema
 
 METADATA = MetaData()
+LOCAL_DATE: ColumnElement[str] = literal_column("substr(started_local, 1, 10)", Text)
+"""A detection's local date, spelled as in the view, so that the view's users have the index too"""
+LONG_S = 86_400
+"""An interval longer than this stands in an index of its own: whoever asks about an hour need look
+back no further than a day for the others"""
+IS_LONG = text("duration_s > 86400")
+"""Spelled as in the index, or the databases would not see that it is the same"""
 
 DETECTIONS = Table(
     "detections",
@@ -47,6 +56,8 @@ DETECTIONS = Table(
     Index("detections_started_at", "started_at"),
     Index("detections_species", "scientific_name", "started_at"),
     Index("detections_station", "station", "started_at"),
+    Index("detections_day", LOCAL_DATE),
+    Index("detections_station_day", "station", LOCAL_DATE),
 )
 
 COVERAGE = Table(
@@ -60,6 +71,8 @@ COVERAGE = Table(
     Column("duration_s", Double, nullable=False),
     Column("cause", Text, nullable=False),
     Index("coverage_started_at", "started_at"),
+    Index("coverage_long", "started_at", sqlite_where=IS_LONG, postgresql_where=IS_LONG),
+    Index("coverage_sums", "station", "state", "cause", "duration_s"),
 )
 
 DAILY = Table(
@@ -73,6 +86,30 @@ DAILY = Table(
     Column("max_probability", Double, nullable=False),
     Column("first_at", BigInteger, nullable=False),
     Column("last_at", BigInteger, nullable=False),
+    Index("daily_date", "local_date"),
+)
+
+TOTALS = Table(
+    "totals",
+    METADATA,
+    Column("span", Text, primary_key=True),
+    Column("station", Text, primary_key=True),
+    Column("scientific_name", Text, primary_key=True),
+    Column("band", Double, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, nullable=False),
+    Column("max_probability", Double, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+NAMES = Table(
+    "names",
+    METADATA,
+    Column("scientific_name", Text, primary_key=True),
+    Column("common_name", Text, primary_key=True),
+    Column("told_at", BigInteger, nullable=False),
 )
 
 QUARANTINE = Table(
@@ -170,4 +207,4 @@ IMAGES = Table(
     sqlite_autoincrement=True,
 )
 
-SCHEMA = Schema("log", 3, METADATA)
+SCHEMA = Schema("log", 4, METADATA)

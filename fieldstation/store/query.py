@@ -7,13 +7,34 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, select
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Result,
+    Row,
+    Select,
+    case,
+    func,
+    select,
+    union_all,
+)
 
 from fieldstation.clock import US_PER_S
 from fieldstation.records import Detection, Hearing, Interval
 from fieldstation.store.log_db import DETECTION_FIELDS, LogStore
-from fieldstation.store.log_tables import COVERAGE, DAILY, DETECTIONS
+from fieldstation.store.log_tables import (
+    COVERAGE,
+    DETECTIONS,
+    IS_LONG,
+    LOCAL_DATE,
+    LONG_S,
+    NAMES,
+    TOTALS,
+)
+from fieldstation.store.spans import dates_of, spans_of
 from fieldstation.store.station_db import StationStore
+from fieldstation.store.totals import EDGES, EVERYBODY, MONTH, SUMS
 
 ROWS_AT_ONCE = 1_000
 """Fetched together; an answer of millions of rows is never in memory as a whole"""
@@ -87,13 +108,7 @@ def detections(log: LogStore, wanted: Filter) -> Iterator[Detection]:
         StoreError: the log cannot be read.
     """
     with log.database.read() as connection:
-        columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
-        query = (
-            select(*columns)
-            .where(*conditions(connection, wanted))
-            .order_by(DETECTIONS.c.started_at.desc(), DETECTIONS.c.event_id.desc())
-            .limit(wanted.limit)
-        )
+        query = _newest_first(_meant(connection, wanted), wanted)
         for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query):
             yield Detection(*row)
 
@@ -111,25 +126,29 @@ def find_detection(log: LogStore, event_id: str) -> Detection | None:
 
 
 def species(log: LogStore, wanted: Filter) -> list[SpeciesCount]:
-    """Return each species' count, first and last time and best probability, most heard first."""
-    started_at = DETECTIONS.c.started_at
-    n = func.count().label("n")
+    """Return each species' count, first and last time and best probability, most heard first.
+
+    Answered from the roll-ups but for the ends of the time asked about, and for a probability
+    that is no edge of their bands (`totals.EDGES`: every 0.05, and 0.99).
+    """
     with log.database.read() as connection:
+        counted = union_all(*_counted(connection, wanted)).subquery()
+        n = func.sum(counted.c.n).label("n")
         query = (
             select(
-                DETECTIONS.c.scientific_name,
+                counted.c.scientific_name,
                 n,
-                func.min(started_at).label("first_at"),
-                func.max(started_at).label("last_at"),
-                func.max(DETECTIONS.c.probability).label("max_probability"),
+                func.min(counted.c.first_at).label("first_at"),
+                func.max(counted.c.last_at).label("last_at"),
+                func.max(counted.c.max_probability).label("max_probability"),
             )
-            .where(*conditions(connection, wanted))
-            .group_by(DETECTIONS.c.scientific_name)
-            .order_by(n.desc(), DETECTIONS.c.scientific_name)
+            .group_by(counted.c.scientific_name)
+            .order_by(n.desc(), counted.c.scientific_name)
             .limit(wanted.limit)
         )
         names = dict(_names(connection))
-        return [_species_count(row, names) for row in connection.execute(query)]
+        found: Result[Any] = connection.execute(query)
+        return [_species_count(row, names) for row in found]
 
 
 def coverage(
@@ -184,14 +203,45 @@ def matches(species: str, scientific_name: str, common_name: str) -> bool:
     )
 
 
+def _meant(connection: Connection, wanted: Filter) -> list[str] | None:
+    """Return the scientific names that a filter means; None where any will do.
+
+    Names are matched here: LIKE folds ASCII only, and an exact list uses the index.
+    """
+    if wanted.species is None:
+        return None
+    pairs = _names(connection)
+    return sorted({pair[0] for pair in pairs if matches(wanted.species, *pair)})
+
+
+def _newest_first(names: list[str] | None, wanted: Filter) -> Select[Any] | CompoundSelect[Any]:
+    columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
+    rows = select(*columns).where(*_but_species(wanted))
+    order = DETECTIONS.c.started_at.desc(), DETECTIONS.c.event_id.desc()
+    if names is None:
+        return rows.order_by(*order).limit(wanted.limit)
+    if wanted.limit is None or not names:
+        return rows.where(DETECTIONS.c.scientific_name.in_(names)).order_by(*order)
+    # The newest of each species from its own end of the index; all of them at once would be
+    # sorted, or every other species passed over.
+    each = [
+        rows.where(DETECTIONS.c.scientific_name == name).order_by(*order).limit(wanted.limit)
+        for name in names
+    ]
+    found = union_all(*(select(one.subquery()) for one in each))
+    ordered = found.selected_columns.started_at.desc(), found.selected_columns.event_id.desc()
+    return found.order_by(*ordered).limit(wanted.limit)
+
+
 def conditions(connection: Connection, wanted: Filter) -> list[ColumnElement[bool]]:
     """Return a filter as conditions on `detections`."""
+    names = _meant(connection, wanted)
+    species = [] if names is None else [DETECTIONS.c.scientific_name.in_(names)]
+    return species + _but_species(wanted)
+
+
+def _but_species(wanted: Filter) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
-    if wanted.species is not None:
-        # Names are matched here: LIKE folds ASCII only, and an exact list uses the index.
-        pairs = _names(connection)
-        chosen = {pair[0] for pair in pairs if matches(wanted.species, *pair)}
-        found.append(DETECTIONS.c.scientific_name.in_(sorted(chosen)))
     if wanted.since is not None:
         found.append(DETECTIONS.c.started_at >= wanted.since)
     if wanted.until is not None:
@@ -203,13 +253,61 @@ def conditions(connection: Connection, wanted: Filter) -> list[ColumnElement[boo
     return found
 
 
+def _counted(connection: Connection, wanted: Filter) -> list[Select[Any]]:
+    """Return queries whose counts, of disjoint detections, add up to those of a filter.
+
+    They are: the spans that lie wholly in the time asked about; what lies in it of the others;
+    and, of all of it, the band of probabilities that the filter cuts.
+    """
+    station = EVERYBODY if wanted.station is None else wanted.station
+    spans = spans_of(connection, station, wanted.since, wanted.until)
+    least = wanted.min_probability or 0.0
+    edge = next((edge for edge in EDGES if edge >= least), None)
+    names = _meant(connection, wanted)
+    parts: list[Select[Any]] = []
+    if edge is not None:
+        parts.append(_of_spans(spans.whole, station, edge))
+        parts += [
+            _of_rows(wanted, LOCAL_DATE.between(*_ends(span)), edge) for span in spans.partial
+        ]
+    if edge != least:
+        parts.append(_of_rows(wanted, DETECTIONS.c.probability < (edge or 2.0), least))
+    if names is not None:
+        parts = [part.where(part.selected_columns.scientific_name.in_(names)) for part in parts]
+    return parts
+
+
+def _of_spans(spans: list[str], station: str, edge: float) -> Select[Any]:
+    columns = (TOTALS.c[name] for name in ("scientific_name", *SUMS))
+    return select(*columns).where(
+        TOTALS.c.span.in_(spans), TOTALS.c.station == station, TOTALS.c.band >= edge
+    )
+
+
+def _of_rows(wanted: Filter, which: ColumnElement[bool], least: float) -> Select[Any]:
+    started_at = DETECTIONS.c.started_at
+    return (
+        select(
+            DETECTIONS.c.scientific_name,
+            func.count().label("n"),
+            func.max(DETECTIONS.c.probability).label("max_probability"),
+            func.min(started_at).label("first_at"),
+            func.max(started_at).label("last_at"),
+        )
+        .where(*_but_species(replace(wanted, min_probability=least)), which)
+        .group_by(DETECTIONS.c.scientific_name)
+    )
+
+
+def _ends(span: str) -> tuple[str, str]:
+    """Return the first and last date of a month, or a date twice."""
+    dates = dates_of(span) if len(span) == MONTH else [span]
+    return dates[0], dates[-1]
+
+
 def _names(connection: Connection) -> list[tuple[str, str]]:
     """Return every (scientific, common) name ever told, the last told last."""
-    query = (
-        select(DAILY.c.scientific_name, DAILY.c.common_name)
-        .group_by(DAILY.c.scientific_name, DAILY.c.common_name)
-        .order_by(func.max(DAILY.c.last_at))
-    )
+    query = select(NAMES.c.scientific_name, NAMES.c.common_name).order_by(NAMES.c.told_at)
     return [(row[0], row[1]) for row in connection.execute(query)]
 
 
@@ -217,7 +315,7 @@ def _species_count(row: Row[Any], names: dict[str, str]) -> SpeciesCount:
     return SpeciesCount(
         row.scientific_name,
         names[row.scientific_name],
-        row.n,
+        int(row.n),  # PostgreSQL's sum of BIGINT is a Decimal
         row.first_at,
         row.last_at,
         row.max_probability,
@@ -225,21 +323,29 @@ def _species_count(row: Row[Any], names: dict[str, str]) -> SpeciesCount:
 
 
 def _logged_stretches(log: LogStore, since: int, until: int, station: str | None) -> list[Stretch]:
-    query = _intervals_touching(since, until)
-    if station is not None:
-        query = query.where(COVERAGE.c.station == station)
+    touching = union_all(*_intervals_touching(since, until, station)).subquery()
+    c = touching.c
+    query = select(touching).order_by(c.station, c.started_at, c.state)
     with log.database.read() as connection:
         return [_stretch(row) for row in connection.execute(query)]
 
 
-def _intervals_touching(since: int, until: int) -> Select[Any]:
+def _intervals_touching(since: int, until: int, station: str | None) -> list[Select[Any]]:
+    """Return the queries of short and of long intervals, each with an index of its own.
+
+    An interval may have begun long before: without its length being bounded, every one up to
+    `until` would have to be looked at.
+    """
     is_step = COVERAGE.c.state == Hearing.CLOCK_STEP.value
     ended_at = COVERAGE.c.started_at + case((is_step, 1), else_=COVERAGE.c.duration_s * US_PER_S)
-    return (
-        select(COVERAGE)
-        .where(COVERAGE.c.started_at < until, ended_at > since)
-        .order_by(COVERAGE.c.station, COVERAGE.c.started_at, COVERAGE.c.state)
-    )
+    touching = select(COVERAGE).where(COVERAGE.c.started_at < until, ended_at > since)
+    if station is not None:
+        touching = touching.where(COVERAGE.c.station == station)
+    no_earlier = since - LONG_S * US_PER_S
+    return [
+        touching.where(COVERAGE.c.duration_s <= LONG_S, COVERAGE.c.started_at >= no_earlier),
+        touching.where(IS_LONG),
+    ]
 
 
 def _stretch(row: Row[Any]) -> Stretch:

@@ -39,18 +39,18 @@ LOG_ANSWERS: dict[str, list[tuple[Any, ...]]] = {
         ("2026-05-01", "06:11:07", "garden", "Robin", 0.875),
     ],
     "Species of one day, most heard first": [("Great Tit", 3, 0.875), ("Robin", 1, 0.875)],
-    "The same for a month, from the roll-up, which stays fast with millions of detections": [
+    "The same of a month, of all stations together": [
         ("Parus major", 3, 1),
         ("Cyanistes caeruleus", 1, 1),
         ("Erithacus rubecula", 1, 1),
     ],
-    "The first day of each species (arrivals)": [
+    "The first day of each species in a year (arrivals)": [
         ("Erithacus rubecula", "2026-05-01"),
         ("Parus major", "2026-05-01"),
         ("Cyanistes caeruleus", "2026-05-02"),
     ],
-    "At which hours a species calls": [("06", 2), ("07", 1)],
-    "Who sings first each morning (dawn chorus)": [
+    "At which hours a species calls in a month": [("06", 1), ("07", 1)],
+    "Who sings first each morning of a month (dawn chorus)": [
         ("2026-05-01", "06:11:07", "Robin"),
         ("2026-05-02", "06:12:07", "Blue Tit"),
     ],
@@ -59,16 +59,16 @@ LOG_ANSWERS: dict[str, list[tuple[Any, ...]]] = {
         ("garden", "lost", "microphone", 0.5),
         ("pond", "heard", "", 0.5),
     ],
-    "Detections for each hour really heard: numbers that compare between stations": [
+    "Detections for each hour really heard in a month: numbers that compare between stations": [
         ("garden", 2.0, 2.0),
         ("pond", 0.5, 2.0),
     ],
-    "The same bird heard by two stations within ten seconds": [
+    "The same bird heard by another station within ten seconds, on one day": [
         ("garden", "pond", "Parus major", 2.0)
     ],
     "How long a detection takes from the bird to the log": [
-        ("garden", 63_914.25, 86_460.0),
-        ("pond", 86_397.0, 86_397.0),
+        ("2026-05-01", 85_219.0, 86_460.0),
+        ("2026-05-02", 0.0, 0.0),
     ],
     "Where a clip exists, to listen to the doubtful ones first": [("Great Tit", 0.55, CLIP)],
     "The newest pictures, with who was heard": [

@@ -1,0 +1,202 @@
+"""The roll-ups: what the rows of `detections` add up to, kept in the rows' own transactions.
+
+`daily` counts each station's species by local date. `totals` counts by spans, a month of one
+station, or a month or a day of all, split by bands of probability, so that any question for counts
+reads some thousand rows, however many detections there are. `names` holds every name ever told.
+At every commit `n` is what counting the rows would give.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal,
+    select,
+    update,
+)
+
+from fieldstation.store.bulk import write_rows
+from fieldstation.store.log_tables import DAILY, DETECTIONS, LOCAL_DATE, NAMES, TOTALS
+from fieldstation.store.upsert import Insert, greater, insert, lesser
+
+Values = Mapping[str, Any]
+"""A row of `detections`"""
+Key = tuple[Any, ...]
+
+EVERYBODY = ""
+"""Station of the spans that count all of them"""
+EDGES = (*(step / 20 for step in range(20)), 0.99)
+"""Lower edges of the bands: who asks for at least one of these is answered from roll-ups"""
+MONTH, DAY = len("2026-05"), len("2026-05-01")
+
+DAYS_KEY = ("station", "local_date", "scientific_name")
+TOTALS_KEY = ("span", "station", "scientific_name", "band")
+NAMES_KEY = ("scientific_name", "common_name")
+SUMS = ("n", "max_probability", "first_at", "last_at")
+
+
+def band_of(probability: float) -> float:
+    """Return the lower edge of the band that a probability lies in."""
+    return EDGES[bisect_right(EDGES, probability) - 1]
+
+
+def day_key(row: Values) -> Key:
+    """Return which row of `daily` counts a detection."""
+    return row["station"], row["started_local"][:DAY], row["scientific_name"]
+
+
+def totals_keys(row: Values) -> tuple[Key, ...]:
+    """Return which rows of `totals` count a detection."""
+    station, name = row["station"], row["scientific_name"]
+    date, band = row["started_local"][:DAY], band_of(row["probability"])
+    return (
+        (date[:MONTH], station, name, band),
+        (date[:MONTH], EVERYBODY, name, band),
+        (date, EVERYBODY, name, band),
+    )
+
+
+def count_in(connection: Connection, rows: Sequence[Values]) -> None:
+    """Add new detections to the roll-ups."""
+    _count_days(connection, rows)
+    _count_spans(connection, rows)
+    _note_names(connection, rows)
+
+
+def count_out(connection: Connection, rows: Sequence[Values]) -> None:
+    """Take deleted detections out of the roll-ups.
+
+    While a span loses its rows bit by bit, its best probability and first and last time may be
+    those of a row that just went; with its last detection the span goes.
+    """
+    _take(connection, DAILY, DAYS_KEY, Counter(map(day_key, rows)))
+    _take(connection, TOTALS, TOTALS_KEY, Counter(k for row in rows for k in totals_keys(row)))
+
+
+def count_anew(connection: Connection) -> None:
+    """Make the roll-ups of the rows that there are, whatever they said before."""
+    for table in (DAILY, TOTALS, NAMES):
+        connection.execute(delete(table))
+    d = DETECTIONS.c
+    _fill(connection, DAILY, DAYS_KEY, (d.station, LOCAL_DATE, d.scientific_name), "common_name")
+    band = case(*((d.probability >= edge, edge) for edge in reversed(EDGES)), else_=EDGES[0])
+    month, nobody = func.substr(d.started_local, 1, MONTH), literal(EVERYBODY)
+    for span, whose in ((month, d.station), (month, nobody), (LOCAL_DATE, nobody)):
+        key = span, whose, d.scientific_name, band
+        _fill(connection, TOTALS, TOTALS_KEY, key, "received_at")
+    names = d.scientific_name, d.common_name
+    newest = select(*names, func.max(d.started_at)).group_by(*names)
+    connection.execute(insert(connection, NAMES).from_select((*NAMES_KEY, "told_at"), newest))
+
+
+def _fill(
+    connection: Connection,
+    table: Table,
+    key: tuple[str, ...],
+    key_of: tuple[ColumnElement[Any], ...],
+    greatest: str,
+) -> None:
+    """Insert the sums of all detections by a key, with the greatest of another column."""
+    d = DETECTIONS.c
+    named = (value.label(name) for value, name in zip(key_of, key, strict=True))
+    one = select(*named, d.probability, d.started_at, d[greatest].label("greatest")).subquery().c
+    keys = [one[name] for name in key]
+    first_at, last_at = func.min(one.started_at), func.max(one.started_at)
+    sums = func.count(), func.max(one.probability), first_at, last_at, func.max(one.greatest)
+    rows = select(*keys, *sums).group_by(*keys)
+    connection.execute(insert(connection, table).from_select((*key, *SUMS, greatest), rows))
+
+
+def _sums(keyed: Iterable[tuple[Key, Values]]) -> dict[Key, list[Any]]:
+    """Return `SUMS` of the rows of each key."""
+    sums: dict[Key, list[Any]] = {}
+    for key, row in keyed:
+        probability, started_at = row["probability"], row["started_at"]
+        one = sums.get(key)
+        if one is None:
+            sums[key] = [1, probability, started_at, started_at]
+            continue
+        one[0] += 1
+        one[1] = max(one[1], probability)
+        one[2] = min(one[2], started_at)
+        one[3] = max(one[3], started_at)
+    return sums
+
+
+def _count_days(connection: Connection, rows: Sequence[Values]) -> None:
+    days = _sums((day_key(row), row) for row in rows)
+    called = {day_key(row): row["common_name"] for row in rows}
+    statement = insert(connection, DAILY)
+    write_rows(
+        connection,
+        statement.on_conflict_do_update(
+            index_elements=DAYS_KEY,
+            set_=_grown(DAILY, statement) | {"common_name": statement.excluded.common_name},
+        ),
+        (*DAYS_KEY, "common_name", *SUMS),
+        [(*key, called[key], *days[key]) for key in sorted(days)],
+    )
+
+
+def _count_spans(connection: Connection, rows: Sequence[Values]) -> None:
+    totals = _sums((key, row) for row in rows for key in totals_keys(row))
+    received_at = max((row["received_at"] for row in rows), default=0)
+    statement = insert(connection, TOTALS)
+    newest = greater(TOTALS.c.received_at, statement.excluded.received_at)
+    write_rows(
+        connection,
+        statement.on_conflict_do_update(
+            index_elements=TOTALS_KEY, set_=_grown(TOTALS, statement) | {"received_at": newest}
+        ),
+        (*TOTALS_KEY, *SUMS, "received_at"),
+        [(*key, *totals[key], received_at) for key in sorted(totals)],
+    )
+
+
+def _note_names(connection: Connection, rows: Sequence[Values]) -> None:
+    told: dict[Key, int] = {}
+    for row in rows:
+        name = row["scientific_name"], row["common_name"]
+        told[name] = max(told.get(name, row["started_at"]), row["started_at"])
+    statement = insert(connection, NAMES)
+    newest = greater(NAMES.c.told_at, statement.excluded.told_at)
+    write_rows(
+        connection,
+        statement.on_conflict_do_update(index_elements=NAMES_KEY, set_={"told_at": newest}),
+        (*NAMES_KEY, "told_at"),
+        [(*name, told[name]) for name in sorted(told)],
+    )
+
+
+def _grown(table: Table, statement: Insert) -> dict[str, Any]:
+    """Return the SQL that does to a stored row what `_sums` does to one in memory."""
+    old, new = table.c, statement.excluded
+    return {
+        "n": old.n + new.n,
+        "max_probability": greater(old.max_probability, new.max_probability),
+        "first_at": lesser(old.first_at, new.first_at),
+        "last_at": greater(old.last_at, new.last_at),
+    }
+
+
+def _take(connection: Connection, table: Table, key: tuple[str, ...], gone: Counter[Key]) -> None:
+    """Subtract counts, and delete the rows that count nothing any more."""
+    names = [f"key_{column}" for column in key]
+    one = and_(*(table.c[c] == bindparam(n) for c, n in zip(key, names, strict=True)))
+    marks = [dict(zip(names, k, strict=True)) | {"gone": gone[k]} for k in sorted(gone)]
+    less = update(table).where(one).values(n=table.c.n - bindparam("gone"))
+    connection.execute(less, marks)
+    empty = delete(table).where(one, table.c.n <= 0)
+    connection.execute(empty, [{n: mark[n] for n in names} for mark in marks])
