@@ -16,7 +16,7 @@ cd "$root"
 export LC_ALL=C.UTF-8
 venv=$(realpath --canonicalize-missing "${FIELDSTATION_VENV:-.venv-test}")
 
-light=(libportaudio2 mosquitto mosquitto-clients sqlite3)
+light=(libportaudio2 mosquitto mosquitto-clients openssl sqlite3)
 heavy=(postgresql systemd-container pipewire wireplumber pipewire-pulse pipewire-alsa
     pulseaudio-utils dbus python3-venv)
 case ${FIELDSTATION_PACKAGES:-$([ "$(id -u)" -eq 0 ] && echo all || echo light)} in

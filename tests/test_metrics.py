@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -134,6 +136,13 @@ def test_who_drips_bytes_holds_neither_page_nor_watchdog(
             drip(client)
         until(lambda: stage.n_beats > n_before)
     assert ask(listener.port)[0] == 200
+
+
+def test_a_station_without_metrics_does_not_even_load_them() -> None:
+    """Off, they cost no memory."""
+    code = "import sys, fieldstation.service; print('fieldstation.metrics' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n"
 
 
 def test_nothing_to_tell_yet_is_said() -> None:
