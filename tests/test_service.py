@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +19,11 @@ from fieldstation.bundle import Bundle
 from fieldstation.clock import SystemClock
 from fieldstation.config import ClipSettings, MqttSettings, Settings
 from fieldstation.errors import MendableError
-from fieldstation.records import AudioChunk, Place, StationIdentity
+from fieldstation.records import AudioChunk, Message, OutboxRow, Place, StationIdentity
 from fieldstation.service import Plan, Service
 from fieldstation.state import State
+from fieldstation.store.errors import StoreUnavailable
+from fieldstation.store.station_db import StationStore
 from tests.onnx_models import make_tone_bundle, tone
 
 NOBODY = "mqtt://127.0.0.1:9"
@@ -92,3 +96,76 @@ def test_a_source_that_breaks_off_ends_the_service_though_nobody_confirms(
     with asked_to_stop_after(20) as needed, pytest.raises(MendableError, match="torn"):
         service.run()
     assert not needed.is_set()
+
+
+class UnreadableOutbox:
+    """An outbox on a disk that gives nothing for a while; then all is told."""
+
+    n_asked = 0
+
+    def pending(self, after: int, limit: int) -> list[OutboxRow]:
+        """Return nothing: the broker is away anyhow."""
+        return []
+
+    def n_pending(self) -> int:
+        """Fail three times."""
+        self.n_asked += 1
+        if self.n_asked <= 3:
+            raise StoreUnavailable("the disk does not give data")
+        return 0
+
+    def confirm(self, ids: Sequence[str], /) -> None:
+        """Take what is confirmed."""
+
+
+def test_an_outbox_that_cannot_be_read_at_the_end_is_asked_again(
+    tmp_path: Path, tones: Bundle
+) -> None:
+    """What waits is not taken for told, and the fault for no reason to break off."""
+    outbox = UnreadableOutbox()
+    service = Service(make_plan(tmp_path, tones, Sound()))
+    service._publisher._outbox = outbox
+    with asked_to_stop_after(20) as needed:
+        assert service.run()
+    assert outbox.n_asked > 3
+    assert not needed.is_set()
+
+
+def test_a_full_outbox_makes_a_live_station_deaf_and_the_ledger_says_so(
+    tmp_path: Path, tones: Bundle
+) -> None:
+    """No event, no loss that nobody sees: the time is lost to the disk until there is room."""
+
+    class Live(Sound):
+        live = True
+
+        def __iter__(self) -> Iterator[AudioChunk]:
+            wait_until(lambda: "the outbox is full" in " ".join(service._problems()))
+            for _ in range(3):
+                time.sleep(0.1)
+                yield from super().__iter__()
+
+    plan = make_plan(tmp_path, tones, Live(), live=True)
+    mqtt = replace(plan.settings.mqtt, outbox_max_mb=1)
+    plan = replace(plan, settings=replace(plan.settings, mqtt=mqtt))
+    with closing(StationStore(plan.state.station_db)) as store:
+        for number in range(120):
+            store.post_message(f"summary-{number}", Message("topic", bytes(10_000)))
+    service = Service(plan)
+    with asked_to_stop_after(20) as needed:
+        service.run()
+    assert not needed.is_set()
+    with closing(sqlite3.connect(plan.state.station_db)) as found:
+        assert found.execute("SELECT count(*) FROM events").fetchone() == (0,)
+        lost = "SELECT sum(duration_s) >= 0.3 FROM coverage WHERE state = 'lost' AND cause = 'disk'"
+        assert found.execute(lost).fetchone() == (1,)
+        heard = "SELECT count(*) FROM coverage WHERE state = 'heard'"
+        assert found.execute(heard).fetchone() == (0,)
+
+
+def wait_until(so: Callable[[], bool]) -> None:
+    """Wait until something is so; fail when it does not become so."""
+    ends_at = time.monotonic() + 20
+    while not so():
+        assert time.monotonic() < ends_at, "it did not happen"
+        time.sleep(0.02)
