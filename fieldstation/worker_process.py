@@ -43,14 +43,17 @@ class Command:
 class WorkerProcess:
     """A worker that lives and dies with this process. For the main thread."""
 
-    def __init__(self, command: Command) -> None:
-        """Nothing happens before `start`."""
+    def __init__(self, command: Command, backoff: Backoff | None = None) -> None:
+        """Nothing happens before `start`.
+
+        Args:
+            backoff: waits between a death and the next start.
+        """
         self._command = command
         self._process: subprocess.Popen[str] | None = None
-        self._backoff = Backoff(1.0, 120.0)
+        self._backoff = backoff or Backoff(1.0, 120.0)
         self._started_at = self._retry_at = 0.0
-        self._given_up = ""
-        self._n_deaths = 0
+        self._fault = ""
 
     @property
     def pid(self) -> int | None:
@@ -60,39 +63,32 @@ class WorkerProcess:
     @property
     def fault(self) -> str:
         """Return what a person must mend before it runs again; empty where nothing."""
-        return self._given_up
+        return self._fault
 
     def start(self) -> None:
         """Start it; main thread only: see `die_with_parent`."""
-        environment = {k: v for k, v in os.environ.items() if k not in NOT_FOR_CHILDREN}
+        self._retry_at = 0.0
         self._started_at = time.monotonic()
-        self._process = subprocess.Popen(
-            self._command.arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**environment, **ONE_THREAD, **self._command.environment},
-            start_new_session=True,  # Ctrl-C is for us; we stop it
-            preexec_fn=die_with_parent(),
-        )
-        threading.Thread(
-            target=_pass_on, args=(self._process,), name="worker's lines", daemon=True
-        ).start()
+        try:
+            self._process = self._open()
+        except (OSError, subprocess.SubprocessError) as error:  # no memory, no process left
+            self._wait("cannot be started: " + str(error))
+            return
+        reader = threading.Thread(target=_pass_on, args=(self._process,), daemon=True)
+        reader.start()
 
     def check(self) -> None:
-        """Start it again where it died, with back-off; not where a person must mend something."""
-        if self._process is None or self._given_up or self._process.poll() is None:
-            return
-        if self._retry_at == 0.0:
-            self._note_death(self._process.returncode)
-        if self._retry_at and time.monotonic() >= self._retry_at:
-            self._retry_at = 0.0
+        """Start it again where it died, with back-off; not where that would change nothing."""
+        code = self._process.poll() if self._process else None
+        if code is not None:
+            self._process = None
+            self._note_end(code)
+        elif self._retry_at and time.monotonic() >= self._retry_at:
             self.start()
 
     def stop(self) -> None:
         """Tell it to end; kill it where it does not."""
+        self._retry_at = 0.0
         if self._process is None:
             return
         self._process.terminate()
@@ -103,17 +99,33 @@ class WorkerProcess:
             self._process.wait()
         self._process = None
 
-    def _note_death(self, code: int) -> None:
+    def _open(self) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if k not in NOT_FOR_CHILDREN}
+        return subprocess.Popen(
+            self._command.arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**environment, **ONE_THREAD, **self._command.environment},
+            start_new_session=True,  # Ctrl-C is for us; we stop it
+            preexec_fn=die_with_parent(),
+        )
+
+    def _note_end(self, code: int) -> None:
         if code == EXIT_MEND:
-            self._given_up = "the worker cannot paint: its line in the log says what to mend"
-            log.error("%s", self._given_up)
-            return
-        if time.monotonic() - self._started_at > STABLE_S:
-            self._backoff.reset()
+            self._fault = "the worker cannot paint: its line in the log says what to mend"
+            log.error("%s", self._fault)
+        elif code != 0:  # with 0 it was told so in the settings: there is nothing to be painted
+            if time.monotonic() - self._started_at > STABLE_S:
+                self._backoff.reset()
+            self._wait(f"ended (signal {-code})" if code < 0 else f"ended (code {code})")
+
+    def _wait(self, why: str) -> None:
         wait_s = self._backoff.next()
         self._retry_at = time.monotonic() + wait_s
-        how = f"signal {-code}" if code < 0 else f"code {code}"
-        log.warning("the worker ended (%s): starting it again in %.0f s", how, wait_s)
+        log.warning("the worker %s: starting it again in %.0f s", why, wait_s)
 
 
 def _pass_on(process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,242 @@
+"""`fieldstation worker` and `run` with one: real processes, a real broker, killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from fieldstation.bundle import Bundle
+from fieldstation.mqtt import messages
+from fieldstation.mqtt.connection import Access, BrokerUrl, Connection, Session, Subscription
+from fieldstation.store.job_maker import JobMaker, JobPolicy
+from fieldstation.store.log_db import LogStore
+from tests.commands.conftest import Run, needs_mosquitto
+from tests.mosquitto import Mosquitto
+from tests.mqtt.conftest import QUICK
+from tests.mqtt.fakes import Listener, listening, until
+from tests.onnx_models import make_painting_bundle
+from tests.store.examples import DAWN, MINUTE, detection
+
+pytestmark = needs_mosquitto
+
+N_KILLS = int(os.environ.get("FIELDSTATION_KILLS", "3"))
+"""Each costs the start of a process; ten for who has the time"""
+N_JOBS = 8 * (N_KILLS + 1)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def paints(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a bundle that hears tones and paints each in its colour."""
+    return make_painting_bundle(tmp_path_factory.mktemp("model") / "paints")
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """Return a running broker."""
+    found = Mosquitto(tmp_path)
+    found.start()
+    yield found
+    found.kill()
+
+
+def rows(database: Path, sql: str) -> list[tuple[object, ...]]:
+    """Return what a log answers; nothing while it has no such table."""
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as log:
+            return log.execute(sql).fetchall()
+    except sqlite3.OperationalError:
+        return []
+
+
+@contextmanager
+def command(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in the background, and kill it at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fieldstation", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TZ": "UTC", "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def subscriber(access: Access) -> Iterator[Listener]:
+    wanted = (Subscription("fieldstation/+/image"), Subscription("fieldstation/+/image/png"))
+    with listening(Connection(access, QUICK), Session("reader", wanted)) as heard:
+        yield heard
+
+
+def told(heard: Listener) -> list[str]:
+    """Return the events whose pictures were told, in order."""
+    return [
+        messages.read_image(d.topic, d.payload)[0].image.event_id
+        for d in heard.deliveries
+        if d.topic.endswith("/image")
+    ]
+
+
+def wish(database: Path, *numbers: int) -> None:
+    """Let a log have heard Great Tits, whose pictures wait."""
+    log = LogStore(str(database), maker=JobMaker(JobPolicy()))
+    log.record([detection(n, started_at=DAWN + n * MINUTE) for n in numbers], DAWN)
+    log.close()
+
+
+def worker_of(broker: Mosquitto, paints: Bundle, state: Path, *more: object) -> tuple[object, ...]:
+    where = ("--broker", broker.url, "--bundle", paints.path, "--state", state)
+    return ("worker", "--database", f"sqlite:///{state / 'log.db'}", *where, *more)
+
+
+def test_a_recording_ends_as_pictures_in_the_log_and_at_the_broker(
+    broker: Mosquitto, cli: Run, paints: Bundle, recording: Path, state: Path
+) -> None:
+    """`--wait-images`: painted from the call, told, and marked as generated."""
+    access = Access(BrokerUrl.parse(broker.url))
+    with subscriber(access) as heard:
+        ended = cli(
+            *("run", "--source", recording, "--bundle", paints.path, "--name", "hedge"),
+            *("--broker", broker.url, "--wait-images"),
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        events = {event for (event,) in rows(state / "log.db", "SELECT event_id FROM detections")}
+        until(lambda: set(told(heard)) == events and len(events) == 2)
+    images = rows(state / "log.db", "SELECT file, is_of_call, published_at FROM images")
+    assert len(images) == 2
+    assert all(of_call and published for _, of_call, published in images)
+    for file, _, _ in images:
+        png = (state / "images" / str(file)).read_bytes()
+        assert png.startswith(PNG)
+        assert b"Generated\0true" in png
+    shown = [d.payload for d in heard.deliveries if d.topic == "fieldstation/hedge/image/png"]
+    assert len(shown) >= 2
+    assert all(png.startswith(PNG) for png in shown)
+
+
+def test_without_waiting_the_pictures_stay_in_the_queue_for_a_worker(
+    cli: Run, paints: Bundle, recording: Path, state: Path, broker: Mosquitto
+) -> None:
+    """A recording is not held up; `worker --once` paints what waits, then ends."""
+    where = ("--bundle", paints.path, "--broker", broker.url)
+    ended = cli("run", "--source", recording, *where)
+    assert ended.returncode == 0, ended.stdout
+    queued = "SELECT count(*) FROM jobs WHERE state = 'queued'"
+    assert rows(state / "log.db", queued) == [(2,)]
+    painted = cli("worker", "--once", *where)
+    assert painted.returncode == 0, painted.stdout + painted.stderr
+    assert rows(state / "log.db", "SELECT count(*) FROM images WHERE published_at > 0") == [(2,)]
+    assert cli("run", "--source", recording, *where, "--wait-images").returncode == 0
+    assert rows(state / "log.db", "SELECT count(*) FROM jobs") == [(2,)]
+
+
+def test_killed_again_and_again_it_paints_each_event_once_and_loses_none(
+    broker: Mosquitto, paints: Bundle, state: Path
+) -> None:
+    """Wherever it is killed: claimed, painted, written, recorded, half published."""
+    state.mkdir()
+    wish(state / "log.db", *range(1, N_JOBS + 1))
+    n_done = "SELECT count(*) FROM jobs WHERE state = 'done'"
+    with subscriber(Access(BrokerUrl.parse(broker.url))) as heard:
+        for n in range(N_KILLS):
+            before = rows(state / "log.db", n_done)
+            with command(*worker_of(broker, paints, state)):
+                until(lambda before=before: rows(state / "log.db", n_done) != before, 60)  # type: ignore[misc]
+                time.sleep(0.03 * n)
+        paint_the_rest(broker, paints, state)
+        until(lambda: len(set(told(heard))) == N_JOBS)
+    by_state = "SELECT state, count(*) FROM jobs GROUP BY state"
+    assert rows(state / "log.db", by_state) == [("done", N_JOBS)]
+    identities = "SELECT count(*), count(DISTINCT event_id), count(published_at) FROM images"
+    assert rows(state / "log.db", identities) == [(N_JOBS,) * 3]
+    kept = {str(path.relative_to(state / "images")) for path in state.glob("images/*/*.png")}
+    assert kept == {str(file) for (file,) in rows(state / "log.db", "SELECT file FROM images")}
+
+
+def paint_the_rest(broker: Mosquitto, paints: Bundle, state: Path) -> None:
+    """Let a worker paint what is left, and end."""
+    words = [sys.executable, "-m", "fieldstation", *worker_of(broker, paints, state, "--once")]
+    ended = subprocess.run(list(map(str, words)), timeout=100, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_two_workers_share_what_waits(broker: Mosquitto, paints: Bundle, state: Path) -> None:
+    """On one folder, at once: each event is painted by one of them."""
+    state.mkdir()
+    wish(state / "log.db", *range(1, 17))
+    words = worker_of(broker, paints, state, "--once")
+    with command(*words) as first, command(*words) as second:
+        said = [worker.communicate(timeout=100)[0] for worker in (first, second)]
+        assert [first.returncode, second.returncode] == [0, 0], said
+    assert sum(text.count("picture of Great Tit") for text in said) == 16
+    assert rows(state / "log.db", "SELECT count(*) FROM images") == [(16,)]
+    assert len(list((state / "worker").iterdir())) == 2
+
+
+def test_a_station_starts_its_worker_again(paints: Bundle, recording: Path, state: Path) -> None:
+    """Killed before it has painted anything: the pictures come, with the station's own broker."""
+    access = ("--bundle", paints.path, "--state", state, "--name", "hedge")
+    with command("run", "--source", recording, *access, "--wait-images") as station:
+        until(lambda: children_named(station.pid, "worker"), 60)
+        os.kill(children_named(station.pid, "worker")[0], signal.SIGKILL)
+        said, _ = station.communicate(timeout=100)
+    assert station.returncode == 0, said
+    assert "the worker ended (signal 9): starting it again" in said
+    assert rows(state / "log.db", "SELECT count(*) FROM images") == [(2,)]
+
+
+def children_named(pid: int, word: str) -> list[int]:
+    """Return a process's children whose command line has a word."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        lines = {int(n): Path(f"/proc/{n}/cmdline").read_bytes().split(b"\0") for n in children}
+    except OSError:
+        return []
+    return [n for n, words in lines.items() if word.encode() in words]
+
+
+def test_what_a_person_must_mend_exits_2(
+    cli: Run, tones: Bundle, paints: Bundle, recording: Path, tmp_path: Path, state: Path
+) -> None:
+    """A supervisor does not start it again; one line says what."""
+    refused = cli("worker", "--bundle", tones.path)
+    assert refused.returncode == 2
+    assert "does not paint" in refused.stderr.splitlines()[-1]
+    (tmp_path / "log.db").write_text("no database " * 100)
+    refused = cli(
+        "worker", "--bundle", paints.path, "--database", f"sqlite:///{tmp_path / 'log.db'}"
+    )
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+
+def test_pictures_that_will_never_come_are_not_waited_for(cli: Run, tones: Bundle) -> None:
+    """Said before anything is heard."""
+    refused = cli("run", "--wait-images", "--bundle", tones.path, "--source", "x.flac")
+    assert refused.returncode == 2
+    assert "--wait-images, but no picture would come: tones paints none" in refused.stderr
+
+
+def test_where_pictures_are_off_a_worker_ends_at_once(
+    cli: Run, paints: Bundle, state: Path
+) -> None:
+    """Well: its unit is installed with the station's, whatever the settings say."""
+    state.mkdir()
+    (state / "fieldstation.toml").write_text("[generation]\nenabled = false\n")
+    ended = cli("worker", "--bundle", paints.path)
+    assert ended.returncode == 0
+    assert "generation.enabled is false" in ended.stdout
