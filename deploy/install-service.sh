@@ -21,6 +21,7 @@ readonly settings=/etc/fieldstation/fieldstation.toml
 must_be_root install-service.sh
 case ${1:-} in
     --uninstall)
+        remove_unit fieldstation-worker
         remove_unit fieldstation
         remove_code
         say "removed. Kept: ${settings%/*} and $state; 'rm -r' them and 'deluser fieldstation'" \
@@ -37,5 +38,7 @@ make_user
 install_code "$root"
 install_settings "$settings" <"$root/deploy/fieldstation.toml"
 install_unit "$root" fieldstation
+install_unit "$root" fieldstation-worker
 start_unit fieldstation
+start_unit fieldstation-worker
 say "ask it: sudo fieldstation detections"

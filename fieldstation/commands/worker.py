@@ -48,7 +48,7 @@ DEADLINE_S = 60.0
 
 
 class WorkerError(MendableError):
-    """There are workers enough here."""
+    """There is nothing to paint here, or there are workers enough."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="FOLDER", help="where pictures go; default: images in the state folder"
     )
     parser.add_argument("--once", action="store_true", help="end when nothing waits any more")
+    parser.add_argument(
+        "--if-wanted",
+        action="store_true",
+        help="end well where settings or bundle want no pictures (for a service)",
+    )
     add_broker_arguments(parser)
     add_context_arguments(parser)
 
@@ -73,10 +78,9 @@ def run(args: argparse.Namespace) -> int:
     give_back_freed_memory()
     take_logging()
     context = with_database(load_context(args), args.database)
-    if context.settings.generation.enabled is False:
-        print("nothing to paint: generation.enabled is false in the settings")
-        return 0
     bundle = load_bundle(find_bundle(args.bundle or context.bundle_name(), context.state.folder))
+    if reason := _why_not(context, bundle):
+        return _leave_unwanted(reason, args.if_wanted)
     slot, lock = take_slot(context.state)
     with lock:
         late_log = LateLog(context.log_url())
@@ -84,6 +88,30 @@ def run(args: argparse.Namespace) -> int:
             return _work(args, context, bundle, slot, late_log)
         finally:
             late_log.close()
+
+
+def _why_not(context: Context, bundle: Bundle) -> str:
+    """Return why there is nothing to paint, and the mend; empty where there is."""
+    if context.settings.generation.enabled is False:
+        return "generation.enabled is false: set it to true, or remove the line"
+    if bundle.generator is None:
+        return f"bundle {bundle.name} does not paint: choose one that does (--bundle)"
+    return ""
+
+
+def _leave_unwanted(reason: str, is_well: bool) -> int:
+    """End, well where that was to be expected.
+
+    Raises:
+        WorkerError: it was not.
+    """
+    from fieldstation.notify import Notifier
+
+    if not is_well:
+        raise WorkerError(reason)
+    print(f"no pictures: {reason}", flush=True)
+    Notifier().ready()  # a unit that ends without that word has failed
+    return 0
 
 
 def take_logging() -> None:

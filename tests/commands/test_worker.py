@@ -231,12 +231,15 @@ def test_pictures_that_will_never_come_are_not_waited_for(cli: Run, tones: Bundl
     assert "--wait-images, but no picture would come: tones paints none" in refused.stderr
 
 
-def test_where_pictures_are_off_a_worker_ends_at_once(
+def test_where_no_pictures_are_wanted_a_service_ends_well(
     cli: Run, paints: Bundle, state: Path
 ) -> None:
-    """Well: its unit is installed with the station's, whatever the settings say."""
+    """Its unit is installed with the station's, whatever the settings say; by hand it is told."""
     state.mkdir()
     (state / "fieldstation.toml").write_text("[generation]\nenabled = false\n")
-    ended = cli("worker", "--bundle", paints.path)
-    assert ended.returncode == 0
-    assert "generation.enabled is false" in ended.stdout
+    ended = cli("worker", "--if-wanted", "--bundle", paints.path)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (
+        0,
+        "no pictures: generation.enabled is false: set it to true, or remove the line",
+    )
+    assert cli("worker", "--bundle", paints.path).returncode == 2

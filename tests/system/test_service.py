@@ -71,6 +71,18 @@ def test_boot_starts_it_and_it_tells_ready(station: Guest) -> None:
     assert "fieldstation" in station.run("ps", "-o", "user=", "-p", station.show("MainPID"))
 
 
+def test_the_worker_has_a_unit_of_its_own(station: Guest) -> None:
+    """Started by the installer; where the bundle does not paint, it ended well."""
+    unit = "fieldstation-worker.service"
+    wanted = ("active", "inactive")
+    station.wait("the worker looked", lambda: station.show("ActiveState", unit) in wanted)
+    assert station.show("Result", unit) == "success"
+    assert station.show("NRestarts", unit) == "0"
+    assert station.show("Nice", unit) == "19"
+    exposure = station.run("systemd-analyze", "security", "--no-pager", unit).splitlines()[-1]
+    assert float(exposure.split(": ")[1].split()[0]) <= HIGHEST_EXPOSURE
+
+
 def test_what_it_writes_is_its_own_and_its_groups(station: Guest) -> None:
     """The state folder belongs to the service's user; its group may read, others may not."""
     listing = station.run("stat", "-c", "%U %G %a", "/var/lib/fieldstation").strip()
