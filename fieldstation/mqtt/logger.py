@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from queue import Empty, Full, Queue
 from threading import Event
 from typing import Protocol
 
@@ -37,6 +37,8 @@ BATCH = 500
 """Messages to a transaction, and what the broker may leave unacknowledged with us"""
 SESSION_S = 7 * 24 * 3600
 TURN_S = 0.5
+PATIENCE_S = 5.0
+"""How long the network waits for the log; well within the keepalive"""
 KINDS = ("detection", "coverage")
 IN_THE_LOG = ("new", "same")
 
@@ -126,7 +128,10 @@ class Logger:
         self._away = away
         self._backoff = backoff or Backoff(0.5, 30.0)
         self._turn_s = turn_s
-        self._inbox: SimpleQueue[Delivery] = SimpleQueue()
+        # Twice what a broker may send: Mosquitto 2.0.11, of Debian 12, sends all that it has after
+        # the first acknowledgement, whatever receive maximum it was told.
+        self._inbox: Queue[Delivery] = Queue(2 * BATCH)
+        self._left_out = False
         self._misfits = Seldom(_warn)
         self._fault = ""
         self._n_recorded = self._n_repeated = self._n_refused = 0
@@ -138,6 +143,9 @@ class Logger:
                 self._connection.check()
                 if deliveries := self._take():
                     self._keep_trying(deliveries, stop, beat)
+                elif self._left_out:
+                    self._left_out = False
+                    self._connection.renew("more came than the log could take: asking for it again")
                 self._misfits.turn()
                 beat()
 
@@ -157,9 +165,14 @@ class Logger:
         """Nothing to do: what the broker still has for us, it sends."""
 
     def on_message(self, delivery: Delivery) -> None:
-        """Queue a message. Beyond what a broker may send, it is left unacknowledged."""
-        if self._inbox.qsize() < 2 * BATCH:
-            self._inbox.put(delivery)
+        """Queue a message; while the queue is full, let the network wait, and so the broker.
+
+        While the log is away that would cost the connection: then it is left unacknowledged.
+        """
+        try:
+            self._inbox.put(delivery, timeout=0 if self._fault else PATIENCE_S)
+        except Full:
+            self._left_out = True
 
     def on_published(self, ticket: Ticket, refusal: str) -> None:
         """Note that the broker will not pass a receipt on."""

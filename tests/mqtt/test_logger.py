@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
@@ -15,7 +16,7 @@ from fieldstation.mqtt.backoff import Backoff
 from fieldstation.mqtt.connection import Connection, Session, Subscription
 from fieldstation.mqtt.logger import BATCH, Log, Logger
 from fieldstation.mqtt.messages import Coverage, Receipt
-from fieldstation.records import Hearing, Interval, Message
+from fieldstation.records import Detection, Hearing, Interval, Message
 from tests.mosquitto import Mosquitto, needs_mosquitto
 from tests.mqtt import fakes
 from tests.mqtt.conftest import Connect
@@ -274,3 +275,41 @@ def test_a_thousand_misfits_are_one_line(
     lines = [r.getMessage() for r in caplog.records if "quarantine" in r.getMessage()]
     assert len(lines) == 1
     assert "'fieldstation/garden/detection': put into quarantine: not JSON" in lines[0]
+
+
+class SlowLog(fakes.Log):
+    """A log that takes its time for each batch, as a card does."""
+
+    def record(self, detections: Sequence[Detection], received_at: int) -> list[str]:
+        time.sleep(0.3)
+        return super().record(detections, received_at)
+
+
+def test_all_that_waited_at_the_broker_is_taken_at_the_log_s_pace(connect: Connect) -> None:
+    """Mosquitto 2.0.11 sends everything after one acknowledgement, whatever it was asked for.
+
+    Nobody sends again here: what the logger lets fall stays away.
+    """
+    log = SlowLog()
+    n = 5 * BATCH
+    subscribe_once(connect, log)
+    with telling(connect) as (teller, seen):
+        tell(teller, *range(1, n + 1))
+        until(lambda: len(seen.published) == n)
+        with logging_to(connect, log):
+            until(lambda: len(log.rows) == n)
+    assert set(log.n_offered.values()) == {1}
+
+
+def test_what_came_while_the_log_was_away_is_taken_when_it_is_back(connect: Connect) -> None:
+    """More than the logger may keep in memory, from stations that do not send again."""
+    log = SlowLog()
+    n = 7 * BATCH
+    subscribe_once(connect, log)
+    log.fault = OSError("the disk is full")
+    with telling(connect) as (teller, _), logging_to(connect, log) as stage:
+        tell(teller, 1)
+        until(lambda: stage.state().fault)
+        tell(teller, *range(2, n + 1))
+        log.fault = None
+        until(lambda: len(log.rows) == n)
