@@ -564,13 +564,8 @@ def _parse(payload: bytes) -> dict[str, Any]:
     if len(payload) > MAX_PAYLOAD:
         raise Unfit(f"{len(payload)} bytes; at most {MAX_PAYLOAD}")
     try:
-        value = json.loads(
-            payload.decode(),
-            parse_constant=_refuse_constant,
-            parse_float=_parse_float,
-            parse_int=_parse_integer,
-            object_pairs_hook=_parse_object,
-        )
+        text = payload.decode()
+        value = _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise Unfit(f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -579,8 +574,18 @@ def _parse(payload: bytes) -> dict[str, Any]:
         raise Unfit(f"nested deeper than {MAX_DEPTH}") from None
     if not isinstance(value, dict):
         raise Unfit(f"a JSON {type(value).__name__}; it must be an object")
-    _check_inside(value)
+    if not _is_plain(text):
+        _check_inside(value)
     return value
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a JSON text shows by itself that `_check_inside` will find nothing.
+
+    It does for nearly every message, and that look inside took a third of its reading.
+    """
+    n_brackets = text.count("{") + text.count("[")
+    return n_brackets < MAX_DEPTH and "\\" not in text and not _NOT_IN_TEXT.search(text)
 
 
 def _refuse_constant(text: str) -> float:
@@ -605,6 +610,14 @@ def _parse_object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise Unfit("an object names a field twice")  # readers would differ on which counts
     return found
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant,
+    parse_float=_parse_float,
+    parse_int=_parse_integer,
+    object_pairs_hook=_parse_object,
+)
 
 
 def _check_inside(value: dict[str, Any]) -> None:

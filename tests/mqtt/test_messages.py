@@ -455,3 +455,31 @@ def test_the_picture_for_display_is_kept_by_the_broker() -> None:
     """Whoever subscribes later sees the newest at once."""
     message = messages.display_message("the garden", b"png")
     assert (message.topic, message.retain) == ("fieldstation/the-garden/image/png", True)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@given(value=st.dictionaries(st.text(max_size=3), JSON, max_size=3), ascii_only=st.booleans())
+def test_a_text_that_seems_plain_holds_nothing_that_the_look_inside_refuses(
+    value: dict[str, object], ascii_only: bool
+) -> None:
+    """Most messages are judged by their text alone: that must let nothing through."""
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    if messages._is_plain(text):
+        messages._check_inside(json.loads(text))
+
+
+@pytest.mark.parametrize("depth", range(1, 12))
+def test_nesting_is_judged_alike_with_and_without_the_look_inside(depth: int) -> None:
+    """The quick judgement counts brackets, the other levels."""
+    text = '{"a":' * (depth - 1) + '{"a":1}' + "}" * (depth - 1)
+    if messages._is_plain(text):
+        messages._check_inside(json.loads(text))
+    assert messages._is_plain(text) == (depth < messages.MAX_DEPTH)
