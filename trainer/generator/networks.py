@@ -116,7 +116,7 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
         self.modulate = nn.Linear(config.n_embedding, 2 * n_out)
         self.norm2 = _norm(n_out)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = CheapDropout(config.dropout)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         self.skip = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
@@ -151,13 +151,42 @@ class Attention(nn.Module):
         heard_key, heard_value = self.heard(tokens).chunk(2, dim=2)
         key = self._heads(torch.cat([key, heard_key], dim=1))
         value = self._heads(torch.cat([value, heard_value], dim=1))
-        seen = F.scaled_dot_product_attention(self._heads(query), key, value)
+        seen = attended(self._heads(query), key, value)
         seen = self.answer(seen.transpose(1, 2).flatten(2))
         added: Tensor = x + seen.transpose(1, 2).reshape(-1, n, side, side)
         return added
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.n_heads, -1).transpose(1, 2)
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(q kᵀ / √n) v of [batch, heads, places, n].
+
+    Written out: torch's fused one takes twice to three times as long here, on a CPU in bfloat16
+    with 64 places, and it was an eighth of a training step.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+    return scores.softmax(dim=3).to(value.dtype) @ value
+
+
+class CheapDropout(nn.Module):
+    """Dropout whose random numbers are bytes: torch's own was a tenth of a training step."""
+
+    def __init__(self, share: float) -> None:
+        """Drop a share of the values, rounded to 256ths."""
+        super().__init__()
+        self.n_dropped = round(share * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [batch, channels, height, width] with values missing, in training."""
+        if not self.training or not self.n_dropped:
+            return x
+        n, channels, height, width = x.shape
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        drawn = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()]
+        kept = (drawn >= self.n_dropped).view(n, height, width, channels).permute(0, 3, 1, 2)
+        return x * (kept.to(x.dtype) * (256 / (256 - self.n_dropped)))
 
 
 class Down(nn.Module):

@@ -7,8 +7,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from trainer.generator.networks import (  # noqa: E402
+    CheapDropout,
     UNet,
     UNetConfig,
+    attended,
     count_macs,
     count_weights,
     tokens_of,
@@ -93,3 +95,23 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         profile_named("fild")
     with pytest.raises(ValueError, match="size is 'huge'; one of nano, small, base"):
         config_named(PROFILES["field"], "huge")
+
+
+def test_attention_is_what_torch_calls_attention() -> None:
+    """The same as the fused one, which is slower where it matters."""
+    query, key, value = torch.randn(3, 2, 4, 10, 16).unbind()
+    fused = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(attended(query, key, value), fused)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    """A tenth of the values, anew each time, decided by torch's seed; none outside training."""
+    dropout, ones = CheapDropout(0.1), torch.ones(4, 32, 16, 16)
+    torch.manual_seed(1)
+    first, second = dropout(ones), dropout(ones)
+    assert float((first == 0).float().mean()) == pytest.approx(26 / 256, abs=0.01)
+    assert float(first.mean()) == pytest.approx(1.0, abs=0.01)
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    torch.testing.assert_close(dropout(ones), first)
+    assert dropout.eval()(ones) is ones
