@@ -23,8 +23,9 @@ body { margin: 2.5rem auto; max-width: 46rem; padding: 0 1.2rem; background: #ff
   font: 16px/1.55 "Helvetica Neue", Arial, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.6rem 0 .4rem; }
 .under { color: #5b6d76; margin: .2rem 0 1.6rem; }
-.cards { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0; }
-.card { flex: 1 1 8.5rem; border: 1px solid #d9e0e3; border-radius: .5rem; padding: .7rem .9rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .8rem;
+  margin: 1.2rem 0; }
+.card { border: 1px solid #d9e0e3; border-radius: .5rem; padding: .7rem .9rem; }
 .card b { display: block; font-size: 1.55rem; } .card span { color: #5b6d76; font-size: .82rem; }
 figure { margin: .8rem 0; } svg, img { width: 100%; height: auto; }
 figcaption, .note { color: #5b6d76; font-size: .88rem; }
