@@ -196,7 +196,8 @@ class Service:
         self._log: LateLog | None = None
         if plan.settings.log.enabled:
             url = plan.state.log_url(plan.settings.log.database)
-            self._log = LateLog(url, pictures.job_maker(plan.settings, plan.bundle), copies)
+            maker = pictures.job_maker(plan.settings, plan.bundle)
+            self._log = LateLog(url, maker, copies, self._tell_again)
             self._closing.callback(self._log.close)
 
     def _open_broker(self) -> None:
@@ -559,6 +560,12 @@ class Service:
 
     def _failed_chores(self) -> dict[str, str]:
         return {**self._minute.state(), **self._upkeep.state()}
+
+    def _tell_again(self) -> None:
+        """Tell a restored log what it may have lost: station.db has the last days still."""
+        self._writer.post_forget_receipts()
+        self._writer.drain(STORE_DRAIN_S)
+        self._publisher.go_over_again()
 
     def _post_coverage(self) -> str:
         """Tell the intervals that are new or have grown since the last time."""

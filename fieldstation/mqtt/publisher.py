@@ -188,6 +188,10 @@ class Publisher:
             self._woken.set()
             self._inbox.put(self._woken.clear)
 
+    def go_over_again(self) -> None:
+        """Send everything unconfirmed again soon; from any thread."""
+        self._inbox.put(self._let_sweep)
+
     def send_live(self, message: Message) -> bool:
         """Publish what is worth nothing later; False, and gone, without a connection."""
         return self._connection.publish(message) is not None
@@ -260,6 +264,11 @@ class Publisher:
         self._patience_s = self._resend_s
         self._sweep_at = 0.0
         self._soon_at = time.monotonic() + min(self._soon_s, self._resend_s)
+        self._mark = self._cursor
+
+    def _let_sweep(self) -> None:
+        self._sweep = None
+        self._sweep_at = 0.0
         self._mark = self._cursor
 
     def _send_new(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -35,13 +35,18 @@ class LateLog:
     """
 
     def __init__(
-        self, url: str, maker: JobMaker | None = None, backups: Path | None = None
+        self,
+        url: str,
+        maker: JobMaker | None = None,
+        backups: Path | None = None,
+        on_restored: Callable[[], None] = lambda: None,
     ) -> None:
         """Try to open it.
 
         Args:
             maker: makes the jobs of what is new; None: no pictures.
             backups: folder of its copies, for whoever alone restores it; None: another does.
+            on_restored: called when a damaged one was restored, perhaps without all of its rows.
 
         Raises:
             StoreError: it will not open by waiting.
@@ -50,6 +55,7 @@ class LateLog:
         self._maker = maker
         self._path = file_of(url)
         self._backups = backups
+        self._on_restored = on_restored
         self._repair: threading.Thread | None = None
         self._news = ""
         self._lock = threading.Lock()
@@ -171,6 +177,7 @@ class LateLog:
             return
         self._news = f"{path} was damaged: {saved}; the damaged file is {aside}"
         log.error("%s", self._news)
+        self._on_restored()
 
     def _is_gone(self) -> bool:
         return self._path is not None and self._file_id() != self._opened

@@ -111,6 +111,12 @@ class StationTransaction:
         marks = [{"outbox_id": str(id), "now": now} for id in ids]
         return self._connection.execute(CONFIRM, marks).rowcount if marks else 0
 
+    def forget_receipts(self) -> int:
+        """Let all that a log keeps wait again: the log lost rows; return how many had receipts."""
+        kept = OUTBOX.c.topic.like("%/detection") | OUTBOX.c.topic.like("%/coverage")
+        waiting = update(OUTBOX).where(kept, OUTBOX.c.confirmed_at.is_not(None))
+        return self._connection.execute(waiting.values(confirmed_at=None)).rowcount
+
     def set_clip(self, event_id: UUID, state: ClipState, file: str | None = None) -> bool:
         """Note what became of an event's recording; False where there is no such event."""
         values = {"clip_state": state.value, "clip_file": file}

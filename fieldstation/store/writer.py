@@ -42,6 +42,8 @@ NEAR, AGAIN = 0.8, 0.95
 DROPPED_AT_ONCE = 2_000
 """Delivered events that go at the limit, in one transaction"""
 BYTES_PER_MB = 1_000_000
+LOOK_AGAIN_S = 5.0
+"""After a file could not be mended"""
 FIRST_RETRY_S, LAST_RETRY_S = 0.25, 15.0
 NOT_WRITABLE = (DBAPIError, ValueError, TypeError, LookupError, ArithmeticError)
 """What one request can raise by itself: its message cannot be composed, a value does not fit"""
@@ -89,6 +91,15 @@ class Confirm:
     def apply(self, transaction: StationTransaction) -> object:
         """Mark them."""
         return transaction.confirm(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReceipts:
+    """Let what the log confirmed wait again."""
+
+    def apply(self, transaction: StationTransaction) -> object:
+        """Forget them."""
+        return transaction.forget_receipts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +192,7 @@ class StoreThread:
         self._fault: StoreError | None = None
         self._retry_s = FIRST_RETRY_S
         self._retry_at = 0.0
+        self._look_at = 0.0
 
     def post_event(
         self, event: Event, compose: Compose, clip: ClipState = ClipState.WAITING
@@ -200,6 +212,10 @@ class StoreThread:
                 return
             self._n_receipts_waiting += 1
         self._post(Confirm(tuple(ids)))
+
+    def post_forget_receipts(self) -> None:
+        """Have everything told again that is still here: the log has lost rows."""
+        self._post(ForgetReceipts())
 
     def post_interval(self, interval: Interval) -> None:
         """Take an interval over; one that only grew replaces itself in the queue."""
@@ -288,12 +304,13 @@ class StoreThread:
 
     def _look_after_file(self, beat: Callable[[], None]) -> None:
         """See that the file is in its place and whole; what cannot be mended now is tried again."""
-        if self._keeper is None or time.monotonic() < self._retry_at:
+        if self._keeper is None or time.monotonic() < self._look_at:
             return
         try:
             self._keeper.look(beat)
         except StoreUnavailable as fault:
             self._note_fault(fault)
+            self._look_at = time.monotonic() + LOOK_AGAIN_S
 
     def _post(self, request: Request) -> None:
         with self._changed:

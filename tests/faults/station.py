@@ -84,6 +84,11 @@ class Station:
                     return time.monotonic() - began
         return None
 
+    def start_to_end(self) -> int:
+        """Start it where it is to be refused; return its exit code."""
+        self._spawn({})
+        return self.wait()
+
     def take_pipe(self) -> int:
         """Return the writing end of its standard input; the caller closes it."""
         assert self.process is not None

@@ -366,3 +366,15 @@ def test_the_order_is_that_of_first_appearance(
                     assert store.post_message(id, Message("t", b"")) == place[id]
             assert [row.id for row in store.pending()] == waiting
         store.close()
+
+
+def test_receipts_are_forgotten_of_what_a_log_keeps(store: StationStore) -> None:
+    """A restored log is told again what it may have lost; a summary is not told twice."""
+    store.post_message("a", Message("fieldstation/hedge/detection", b"1"))
+    store.post_message("b", Message("fieldstation/hedge/coverage", b"2"))
+    store.post_message("c", Message("fieldstation/hedge/summary", b"3"))
+    store.post_message("d", Message("fieldstation/hedge/detection", b"4"))
+    store.confirm(["a", "b", "c"])
+    with store.transaction() as transaction:
+        assert transaction.forget_receipts() == 2
+    assert [row.id for row in store.pending()] == ["a", "b", "d"]

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +14,7 @@ import pytest
 
 from fieldstation.records import ClipState, Hearing, Message
 from fieldstation.store.errors import StoreError
+from fieldstation.store.keeper import Keeper
 from fieldstation.store.station_db import Clip, StationStore
 from fieldstation.store.writer import BATCH, MAX_RECEIPTS_WAITING, StoreThread
 from tests.fakes import FakeClock
@@ -183,6 +184,28 @@ def test_a_damaged_database_ends_the_stage(store: StationStore, tmp_path: Path) 
     writer.post_event(event(2), message)
     with pytest.raises(StoreError, match="is damaged or no database"):
         writer.run(threading.Event(), lambda: None)
+
+
+def test_a_keeper_brings_a_damaged_database_back(
+    store: StationStore, tmp_path: Path, clock: FakeClock
+) -> None:
+    """What was posted meanwhile is written then, and the fault is over."""
+    path = tmp_path / "station.db"
+    store.record_event(event(1), message)
+    keeper = Keeper(store.database, path, tmp_path / "backups", clock)
+    writer = StoreThread(store, keeper=keeper)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
+    damaged = path.read_bytes()
+    path.write_bytes(damaged[:4096] + b"\xff" * (len(damaged) - 4096))
+    with running(writer):
+        writer.post_event(event(2), message)
+        assert writer.drain(PATIENCE_S)
+    assert writer.state().fault is None
+    assert str(UUID(int=2)) in {row.id for row in store.pending()}
+    assert "was damaged" in keeper.news
+    keeper.close()
 
 
 def test_a_growing_interval_waits_once(store: StationStore, tmp_path: Path) -> None:

@@ -1,0 +1,374 @@
+"""Disks that are full, forbidden, locked, slow, given up; databases removed, damaged, torn.
+
+The station hears live (`live.py`), so that what it does not take in time is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Counts, MakeStation
+from tests.faults.disk import Bent, Disk, cannot_mount, forbidden, locked
+from tests.faults.live import LIVE
+from tests.faults.played import Call, Player, match, wait_for
+from tests.faults.readers import Heard, ask, integrity, needs_strangers, subscriber
+from tests.faults.station import Station
+
+pytestmark = [
+    needs_strangers,
+    pytest.mark.skipif(bool(cannot_mount()), reason=cannot_mount()),
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc"),
+]
+SHORT_S, LONG_S = 1.0, 60.0
+SLOW_SYNC_S = 1.2
+STOP_WITHIN_S = 30.0
+"""TimeoutStopSec of the unit"""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of its own for the state folder of the station `garden`."""
+    disk = Disk(tmp_path / "disk.img", tmp_path / "garden" / "state")
+    yield disk
+    disk.end()
+
+
+def begin(station: Station, player: Player) -> None:
+    """Start a station and play to it."""
+    station.start()
+    lives = player.lives
+    player.play_to(station.take_pipe())
+    wait_for(lambda: player.lives > lives)
+
+
+def check(station: Station) -> str:
+    """Return what `fieldstation check` says, and that it is not well."""
+    command = [sys.executable, "-m", "fieldstation", "check", "--state", str(station.state)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    return done.stdout
+
+
+def n_logged(station: Station) -> int:
+    """Return how many detections a stranger finds in the log."""
+    return int(ask(station.state / "log.db", "SELECT count(*) AS n FROM detections")[0]["n"])
+
+
+def wait_for_calls(station: Station, n: int) -> None:
+    """Wait until so many detections are in the log."""
+    wait_for(lambda: n_logged(station) >= n, 120)
+
+
+def logged(station: Station, calls: list[Call]) -> list[int]:
+    """Return the numbers of the calls in the log, in the station's order; all were played."""
+    rows = ask(station.state / "log.db", "SELECT * FROM detections ORDER BY sequence")
+    found = [match(calls, row["scientific_name"], row["started_at"] / 1e6) for row in rows]
+    assert None not in found, "in the log, and never played"
+    return [call.number for call in found if call]
+
+
+def covered(station: Station) -> Counter[str]:
+    """Return the seconds of each cause in the station's ledger; `` is heard."""
+    rows = ask(station.state / "station.db", "SELECT * FROM coverage ORDER BY started_at")
+    ends = [row["started_at"] / 1e6 + row["duration_s"] for row in rows]
+    for row, end, following in zip(rows, ends, rows[1:], strict=False):
+        assert following["started_at"] / 1e6 - end > -0.05, (row, following)
+    sums: Counter[str] = Counter()
+    for row in rows:
+        sums[row["cause"] if row["state"] == "lost" else row["state"]] += row["duration_s"]
+    return sums
+
+
+def watch_memory(station: Station, seconds: float) -> int:
+    """Wait; return the most memory that the station held meanwhile, in kB."""
+    ends_at, most = time.monotonic() + seconds, 0
+    while time.monotonic() < ends_at:
+        most = max(most, station.resident_kb())
+        time.sleep(0.2)
+    return most
+
+
+Fault = Callable[[Station, Disk, Bent], AbstractContextManager[None]]
+FAULTS: dict[str, tuple[str, str, Fault]] = {
+    "full": ("the disk is full", "the disk is full", lambda s, d, b: d.full()),
+    "forbidden": (
+        "no file of the state may be written (chattr +i)",
+        "station.db",
+        lambda s, d, b: forbidden(s.state),
+    ),
+    "locked": (
+        "another process holds station.db's lock",
+        "is locked by another process",
+        lambda s, d, b: locked(s.state / "station.db"),
+    ),
+    "slow": (
+        f"each sync takes {SLOW_SYNC_S} s",
+        "",
+        lambda s, d, b: b.slow(SLOW_SYNC_S),
+    ),
+}
+
+
+def suffer(
+    names: list[str], station: Station, player: Player, disk: Disk, bent: Bent, hold_s: float
+) -> dict[str, object]:
+    """Let faults come and go while calls are played; return what was seen of it."""
+    seen: dict[str, object] = {}
+    n_suffered = 0
+    for name in names:
+        _, said, fault = FAULTS[name]
+        before, n_calls = n_logged(station), len(player.calls)
+        with fault(station, disk, bent):
+            most_kb = watch_memory(station, hold_s)
+            if name == "full" or (said and hold_s > SHORT_S):
+                told = check(station)
+                assert said in told, told
+        ended = time.monotonic()
+        wait_for_calls(station, len(player.calls))
+        n_suffered += len(player.calls) - n_calls
+        seen[f"all_in_the_log_after_s_{name}"] = time.monotonic() - ended
+        seen["most_memory_mb"] = most_kb / 1_000
+        assert n_logged(station) > before
+    return {"calls_during_it": n_suffered, **seen}
+
+
+def run_through(
+    names: list[str],
+    make_station: MakeStation,
+    player: Player,
+    tmp_path: Path,
+    disk: Disk,
+    hold_s: float,
+) -> tuple[Station, dict[str, object], Heard]:
+    """Run one station through faults, and stop it; hold what it wrote against what was played."""
+    bent = Bent(tmp_path)
+    station = make_station(environment=bent.environment, **LIVE)
+    begin(station, player)
+    with subscriber(tmp_path / "seen.jsonl", station.reader()) as heard:
+        wait_for(lambda: n_logged(station) > 1)
+        seen = suffer(names, station, player, disk, bent, hold_s)
+        calls = [call.number for call in player.calls[:-1]]  # the last is on its way still
+        assert station.stop() == 0, station.said()
+    found = logged(station, player.calls)
+    assert found[: len(calls)] == calls, "a call is missing, double or out of order"
+    told = [d["event_id"] for d in heard.detections()]
+    ids = [r["event_id"] for r in ask(station.state / "log.db", "SELECT event_id FROM detections")]
+    assert set(told) <= set(ids)
+    assert len(set(told)) >= len(calls) - 3  # mosquitto_sub ends with the station's broker
+    sums = covered(station)
+    assert set(sums) <= {"heard", "starting"}, sums
+    assert integrity(station.state / "station.db") == integrity(station.state / "log.db") == "ok"
+    return station, {"calls_played": len(calls), "in_the_log": len(found), **seen}, heard
+
+
+def test_a_disk_that_fails_for_a_while_costs_nothing(
+    make_station: MakeStation, player: Player, tmp_path: Path, disk: Disk, counts: Counts
+) -> None:
+    """Full, forbidden, locked and slow, one after the other: hearing and coverage go on."""
+    _, seen, _ = run_through(list(FAULTS), make_station, player, tmp_path, disk, SHORT_S)
+    counts(
+        made="full, forbidden, locked, then slow disk, 1 s each",
+        promised="nothing heard is lost or double, coverage without a gap, told by check",
+        **seen,
+    )
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_disk_that_fails_for_a_minute_costs_nothing(
+    name: str,
+    make_station: MakeStation,
+    player: Player,
+    tmp_path: Path,
+    disk: Disk,
+    counts: Counts,
+    long: bool,
+) -> None:
+    """The same one by one, for long enough that every wait has grown."""
+    if not long:
+        pytest.skip("the long form of the test before")
+    _, seen, _ = run_through([name], make_station, player, tmp_path, disk, LONG_S)
+    counts(
+        made=f"{FAULTS[name][0]}, for {LONG_S:.0f} s",
+        promised="nothing heard is lost or double, coverage without a gap, told by check",
+        **seen,
+    )
+
+
+def damage(database: Path, table: str) -> None:
+    """Overwrite the last page that holds a table's rows, as a failing card does."""
+    subprocess.run(["sqlite3", database, ".timeout 5000", "PRAGMA wal_checkpoint(TRUNCATE)"])
+    query = f"SELECT max(pageno) AS n FROM dbstat WHERE name = '{table}' AND pagetype = 'leaf'"
+    number = ask(database, query)[0]["n"]
+    size = ask(database, "PRAGMA page_size")[0]["page_size"]
+    with database.open("r+b") as file:
+        file.seek((number - 1) * size)
+        file.write(os.urandom(size))
+
+
+def tear(database: Path) -> None:
+    """Cut a -wal in the middle of a page, as a power cut does on a disk that lies."""
+    wal = database.with_name(database.name + "-wal")
+    os.truncate(wal, wal.stat().st_size * 2 // 3 + 100)
+
+
+def aside(station: Station, database: str, why: str) -> list[str]:
+    """Return the files that were put aside."""
+    return [file.name for file in station.state.glob(f"{database}.{why}-*Z")]
+
+
+def test_a_database_that_is_taken_or_damaged_comes_back(
+    make_station: MakeStation, player: Player, tmp_path: Path, counts: Counts, long: bool
+) -> None:
+    """Removed, then replaced while the station runs; torn, then damaged between two kills."""
+    station = make_station(**LIVE)
+    begin(station, player)
+    database, rounds = station.state / "station.db", 20 if long else 1
+    wait_for(lambda: n_logged(station) > 2)
+    for _ in range(rounds):
+        for file in station.state.glob("station.db*"):
+            file.unlink()
+        wait_for(database.exists)
+        wait_for_calls(station, len(player.calls) + 1)
+        shutil.copy(station.state / "log.db", tmp_path / "other")
+        os.replace(tmp_path / "other", database)
+        wait_for(lambda: aside(station, "station.db", "replaced"))
+        wait_for_calls(station, len(player.calls) + 1)
+    whole = [call.number for call in player.calls[:-1]]
+    wait_for(lambda: n_logged(station) > len(whole))
+    assert logged(station, player.calls)[: len(whole)] == whole, "a call is missing or double"
+    assert integrity(database) == "ok"
+    torn, damaged = 0, 0
+    for _ in range(rounds):
+        station.kill()
+        torn += database.with_name("station.db-wal").exists()
+        tear(database)
+        begin(station, player)
+        wait_for_calls(station, n_logged(station) + 3)
+        station.kill()
+        damage(database, "outbox")
+        damaged += 1
+        begin(station, player)
+        wait_for(lambda: aside(station, "station.db", "damaged"))
+        wait_for_calls(station, n_logged(station) + 3)
+    assert "MEND" in check(station)
+    assert station.stop() == 0, station.said()
+    found = logged(station, player.calls)
+    assert len(found) == len(set(found)), "a call is double"
+    assert integrity(database) == integrity(station.state / "log.db") == "ok"
+    counts(
+        made="station.db removed, replaced, its WAL torn, a page of it overwritten",
+        promised="put back, nothing lost; of a torn or damaged one every whole row, told",
+        removed_and_replaced=2 * rounds,
+        calls_until_then=len(whole),
+        in_the_log_until_then=len(whole),
+        torn=torn,
+        damaged=damaged,
+        calls_played=len(player.calls),
+        in_the_log=len(found),
+    )
+
+
+def test_a_log_that_is_damaged_is_restored_while_the_station_hears(
+    make_station: MakeStation, player: Player, counts: Counts, long: bool
+) -> None:
+    """A page that is lost costs its rows; whatever comes later is confirmed, once."""
+    station = make_station(**LIVE)
+    begin(station, player)
+    log, rounds = station.state / "log.db", 10 if long else 1
+    for n_round in range(rounds):
+        wait_for_calls(station, n_logged(station) + 6)
+        damage(log, "detections")
+        wait_for(lambda n=n_round: station.said().count("was damaged") > n)  # type: ignore[misc]
+    n = len(player.calls)
+    played = {call.number for call in player.calls}
+    wait_for(lambda: played <= set(logged(station, player.calls)), 120)
+    assert station.stop() == 0, station.said()
+    found = logged(station, player.calls)
+    assert found[:n] == [call.number for call in player.calls[:n]], "a call is missing or double"
+    assert integrity(log) == "ok"
+    days = ask(log, "SELECT sum(n) AS n FROM daily")
+    assert days == [{"n": len(found)}]
+    counts(
+        made="a page of log.db overwritten while the station runs",
+        promised="restored from its pages, and told again what the station has; the roll-up agrees",
+        damaged=rounds,
+        calls_played=len(player.calls),
+        in_the_log=len(found),
+    )
+
+
+def test_a_full_disk_ends_no_station_for_good(
+    make_station: MakeStation, player: Player, disk: Disk, counts: Counts
+) -> None:
+    """It stops in time and says what it could not write; started, it exits 1, not 2."""
+    station = make_station(**LIVE)
+    begin(station, player)
+    wait_for(lambda: n_logged(station) > 1)
+    with disk.full():
+        n = len(player.calls)
+        wait_for(lambda: len(player.calls) > n + 2)
+        began = time.monotonic()
+        assert station.stop() == 0, station.said()
+        stop_s = time.monotonic() - began
+        assert "requests unwritten" in station.said()
+        assert station.start_to_end() == 1, station.said()
+    begin(station, player)
+    n = n_logged(station)
+    wait_for(lambda: n_logged(station) > n + 1)
+    assert station.stop() == 0, station.said()
+    found = logged(station, player.calls)
+    assert len(found) == len(set(found))
+    counts(
+        made="the disk is full when the station stops and when it starts",
+        promised="stops in time and tells what is lost; started, exit 1 until there is room",
+        stop_s=stop_s,
+        exit_code_started_when_full=1,
+        calls_played=len(player.calls),
+        in_the_log=len(found),
+    )
+
+
+def test_a_disk_that_gives_up_is_told_and_what_it_had_is_kept(
+    make_station: MakeStation, player: Player, disk: Disk, counts: Counts
+) -> None:
+    """Read-only for good (ext4's abort): the station hears on in memory until the machine boots."""
+    station = make_station(**LIVE)
+    begin(station, player)
+    wait_for(lambda: n_logged(station) > 1)
+    kept = n_logged(station)
+    disk.give_up()
+    n = len(player.calls)
+    wait_for(lambda: len(player.calls) > n + 4)
+    told = check(station)
+    assert "read-only" in told, told
+    heard = station.said().count("Sonus")
+    assert station.stop() == 0, station.said()
+    refused = station.start_to_end()
+    disk.unmount()
+    disk.check()
+    disk.mount()
+    assert n_logged(station) >= kept
+    assert integrity(station.state / "station.db") == "ok"
+    begin(station, player)
+    wait_for_calls(station, n_logged(station) + 2)
+    assert station.stop() == 0, station.said()
+    found = logged(station, player.calls)
+    assert len(found) == len(set(found))
+    counts(
+        made="the file system becomes read-only under the station; then a reboot",
+        promised="told by check; heard on in memory; what was on the disk is there after the boot",
+        calls_heard_in_all=heard,
+        in_the_log_before=kept,
+        exit_code_started_when_read_only=refused,
+        in_the_log_at_the_end=len(found),
+    )
