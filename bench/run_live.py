@@ -193,14 +193,18 @@ def percentiles(values_s: list[float]) -> dict[str, float]:
 
 @contextmanager
 def station(
-    server: SoundServer, folder: Path, bundle: Bundle, threshold: float
+    server: SoundServer, folder: Path, bundle: Bundle, threshold: float, more: str = ""
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a station on the microphone until the block ends."""
+    """Run a station on the microphone until the block ends.
+
+    Args:
+        more: further sections of its settings.
+    """
     thresholds = {label.scientific_name: threshold for label in bundle.species}
     lines = "\n".join(f"{json.dumps(name)} = {value}" for name, value in thresholds.items())
     settings = folder / "settings.toml"
     settings.write_text(
-        '[station]\nname = "bench"\ntimezone = "UTC"\n[mqtt]\nport = 0\n'
+        f'[station]\nname = "bench"\ntimezone = "UTC"\n[mqtt]\nport = 0\n{more}\n'
         f"[model]\nbundle = {json.dumps(str(bundle.path))}\n[model.thresholds]\n{lines}\n"
     )
     command = [sys.executable, "-m", "fieldstation", "run", "--config", str(settings)]
