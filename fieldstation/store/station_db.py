@@ -286,8 +286,8 @@ class StationStore:
         """Return how much of the file is in use: what was deleted, the next rows take."""
         with self.database.read() as connection:
             pages, free, size = (
-                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
-                for name in ("page_count", "freelist_count", "page_size")
+                int(connection.exec_driver_sql(statement).scalar_one())
+                for statement in ("PRAGMA page_count", "PRAGMA freelist_count", "PRAGMA page_size")
             )
         return (pages - free) * size
 
