@@ -20,6 +20,8 @@ EXAMPLES = """  fieldstation watch                              this machine's s
 """
 
 KINDS = ("detection", "status", "summary", "image")
+INBOX_LIMIT = 500
+"""Messages that may wait for a slow terminal; more are not shown"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,15 +73,19 @@ class Inbox:
         """Do nothing: the connection logs it."""
 
     def on_message(self, delivery: Delivery) -> None:
-        """Hand it over."""
-        self._deliveries.put(delivery)
+        """Hand it over, unless the terminal is far behind."""
+        if self._deliveries.qsize() < INBOX_LIMIT:
+            self._deliveries.put(delivery)
 
     def on_published(self, ticket: Ticket, refusal: str) -> None:
         """Do nothing: a watcher publishes nothing."""
 
 
 def describe(topic: str, payload: bytes) -> str:
-    """Return a message as one line for people; what does not fit is said to be so."""
+    """Return a message as one line for people; what does not fit is said to be so.
+
+    Its topic is shown as ASCII: a stranger may have put into it what turns a line around.
+    """
     from fieldstation.clock import local
     from fieldstation.mqtt import messages
 
@@ -100,4 +106,4 @@ def describe(topic: str, payload: bytes) -> str:
         birds = ", ".join(f"{s.common_name} {s.n_events}" for s in summary.species)
         return f"{station} on {summary.date}: {birds or 'nothing heard'}"
     except messages.Unfit as error:
-        return f"{topic}: not understood: {error}"
+        return f"{topic[:200]!a}: not understood: {error}"

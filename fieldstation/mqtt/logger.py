@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 """Messages to a transaction, and what the broker may leave unacknowledged with us"""
+INBOX_BYTES = 64 * 1024 * 1024
+"""Of messages that wait: a batch of pictures has 45 MB, and strangers send larger ones"""
+MAXIMUM_PACKET = messages.MAX_PAYLOAD + 64 * 1024
+"""Bytes: a little more than may be, so that what is too large is seen, and told"""
 SESSION_S = 7 * 24 * 3600
 TURN_S = 0.5
 PATIENCE_S = 5.0
@@ -91,6 +95,26 @@ class Batch:
     unfit: list[tuple[Delivery, str]] = field(default_factory=list)
 
 
+class Inbox(Queue[Delivery]):
+    """Deliveries that wait: full by their number, or by their bytes."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._n_bytes = 0
+
+    def _qsize(self) -> int:
+        return self.maxsize if self._n_bytes > INBOX_BYTES else len(self.queue)
+
+    def _put(self, item: Delivery) -> None:
+        self._n_bytes += len(item.payload)
+        super()._put(item)
+
+    def _get(self) -> Delivery:
+        item = super()._get()
+        self._n_bytes -= len(item.payload)
+        return item
+
+
 class Logger:
     """A stage: writes what stations tell into a log and confirms it to them."""
 
@@ -130,7 +154,7 @@ class Logger:
         self._turn_s = turn_s
         # Twice what a broker may send: Mosquitto 2.0.11, of Debian 12, sends all that it has after
         # the first acknowledgement, whatever receive maximum it was told.
-        self._inbox: Queue[Delivery] = Queue(2 * BATCH)
+        self._inbox = Inbox(2 * BATCH)
         self._left_out = False
         self._misfits = Seldom(_warn)
         self._fault = ""
@@ -172,7 +196,7 @@ class Logger:
         try:
             self._inbox.put(delivery, timeout=0 if self._fault else PATIENCE_S)
         except Full:
-            self._left_out = True
+            self._left_out |= delivery.qos > 0  # QoS 0, which no station sends, does not come again
 
     def on_published(self, ticket: Ticket, refusal: str) -> None:
         """Note that the broker will not pass a receipt on."""
@@ -192,7 +216,7 @@ class Logger:
             expiry_s=SESSION_S,
             manual_ack=True,
             receive_maximum=BATCH,
-            maximum_packet=2 * messages.MAX_PAYLOAD,
+            maximum_packet=MAXIMUM_PACKET,
         )
 
     def _take(self) -> list[Delivery]:

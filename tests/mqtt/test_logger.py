@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from queue import Full
 from typing import cast
 
 import pytest
 
 from fieldstation.mqtt import messages
 from fieldstation.mqtt.backoff import Backoff
-from fieldstation.mqtt.connection import Connection, Session, Subscription
-from fieldstation.mqtt.logger import BATCH, Log, Logger
+from fieldstation.mqtt.connection import Connection, Delivery, Session, Subscription
+from fieldstation.mqtt.logger import BATCH, INBOX_BYTES, Inbox, Log, Logger
 from fieldstation.mqtt.messages import Coverage, Receipt
 from fieldstation.records import Detection, Hearing, Interval, Message
 from tests.mosquitto import Mosquitto, needs_mosquitto
@@ -313,3 +314,19 @@ def test_what_came_while_the_log_was_away_is_taken_when_it_is_back(connect: Conn
         tell(teller, *range(2, n + 1))
         log.fault = None
         until(lambda: len(log.rows) == n)
+
+
+def test_large_messages_that_wait_do_not_fill_the_memory() -> None:
+    """QoS 0 is held back by no receive maximum, and 1,000 messages may be 300 MB."""
+    inbox = Inbox(1_000)
+    large = Delivery("fieldstation/garden/detection", bytes(1_000_000), False, (1, 0), qos=0)
+    n = INBOX_BYTES // 1_000_000 + 1
+    for _ in range(n):
+        inbox.put(large, timeout=0)
+    with pytest.raises(Full):
+        inbox.put(large, timeout=0)
+    inbox.get()
+    inbox.put(large, timeout=0)
+    taken = [inbox.get_nowait() for _ in range(n)]
+    assert len(taken) == n
+    assert inbox.empty()
