@@ -53,6 +53,10 @@ class Gallery:
                 temporary.unlink(missing_ok=True)
             _sync(path.parent)
 
+    def has(self, name: str) -> bool:
+        """Return whether there is such a file."""
+        return (self.folder / name).is_file()
+
     def read(self, image: Image) -> bytes | None:
         """Return a picture's PNG; None where it is not there, or not the one that was recorded.
 

@@ -33,7 +33,7 @@ class HubPictures:
         self._clock = clock
         self._next_at = 0.0
         self.intake = ReceivedPictures(
-            lambda: log.opened().database, _size_of, _name_of, gallery.write
+            lambda: log.opened().database, _size_of, _name_of, gallery.write, gallery.has
         )
         self.chores = Chores(
             [Chore("retention", self._retain, on_fault=(StoreError, GalleryError))]

@@ -144,6 +144,13 @@ def take_slot(state: State) -> tuple[State, Lock]:
     raise WorkerError(f"{MOST_WORKERS} workers run on {state.folder} already: end one")
 
 
+def dead_workers(state: State, ours: State) -> list[str]:
+    """Return the keys of our own and every other place of this folder that nobody has."""
+    places = (State(folder) for folder in sorted((state.folder / "worker").iterdir()))
+    free = [place for place in places if place.folder != ours.folder and place.holder() is None]
+    return [ours.key(), *(place.key() for place in free)]
+
+
 def _work(
     args: argparse.Namespace, context: Context, bundle: Bundle, slot: State, late_log: LateLog
 ) -> int:
@@ -171,6 +178,7 @@ def _work(
     )
     worker = Worker(
         slot.key(),
+        dead_workers(context.state, slot),
         Jobs(lambda: late_log.opened().database, clock.wall),
         gallery,
         _name,

@@ -72,8 +72,8 @@ class Artist(Protocol):
 class Queue(Protocol):
     """Where jobs come from and pictures go; see store/jobs.py."""
 
-    def take_over(self, worker: str) -> int:
-        """Take back the claims of a dead worker of this name."""
+    def take_over(self, workers: Sequence[str]) -> int:
+        """Take back the claims of dead workers; return how many there were."""
         ...
 
     def claim(self, worker: str, n: int) -> list[Job]:
@@ -128,6 +128,7 @@ class Worker:
     def __init__(
         self,
         name: str,
+        dead: Sequence[str],
         queue: Queue,
         gallery: Gallery,
         name_of: Callable[[Job, str, int], str],
@@ -142,6 +143,7 @@ class Worker:
 
         Args:
             name: whose claims they are; nobody else has it.
+            dead: workers of whom we know that they are: what they had claimed is free at once.
             name_of: job, generator and seed -> the file's name.
             open_artist: makes who paints; True: on the CPU.
             wall: the instant now.
@@ -152,6 +154,7 @@ class Worker:
             MendableError: the bundle cannot be painted with.
         """
         self._name = name
+        self._dead = tuple(dead)
         self._queue = queue
         self._gallery = gallery
         self._name_of = name_of
@@ -178,7 +181,7 @@ class Worker:
         """
         self._stop, self._beat = stop, beat
         try:
-            n_left = self._insist(lambda: self._queue.take_over(self._name))
+            n_left = self._insist(lambda: self._queue.take_over(self._dead))
             if n_left:
                 log.info("%d jobs of a worker that died are taken up again", n_left)
             while not stop.is_set():

@@ -90,10 +90,10 @@ class Jobs:
             _lease(connection, ids, worker, now)
             return _read(connection, ids)
 
-    def take_over(self, worker: str) -> int:
-        """Take back the claims of a dead worker of this name; return how many it had."""
+    def take_over(self, workers: Sequence[str]) -> int:
+        """Take back the claims of dead workers; return how many there were."""
         with self._database().write() as connection:
-            return _take_back(connection, JOBS.c.worker == worker, self._wall())
+            return _take_back(connection, JOBS.c.worker.in_(list(workers)), self._wall())
 
     def finish(self, job: Job, worker: str, image: Image) -> bool:
         """Record a job's picture and end the job; return whether the picture is a new one."""

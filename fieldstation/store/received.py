@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from fieldstation.errors import PassingError
 from fieldstation.records import Picture
@@ -29,6 +30,7 @@ class ReceivedPictures:
         size_of: Callable[[bytes], tuple[int, int]],
         name_of: Callable[[Picture], str],
         write: Callable[[str, bytes], None],
+        is_here: Callable[[str], bool],
     ) -> None:
         """Say where they go.
 
@@ -37,11 +39,14 @@ class ReceivedPictures:
             size_of: returns width and height of a PNG, or raises ValueError with what is wrong.
             name_of: returns the file's name.
             write: writes a file in one step.
+            is_here: whether there is such a file: who painted it may have another folder, on
+                another machine.
         """
         self._database = database
         self._size_of = size_of
         self._name_of = name_of
         self._write = write
+        self._is_here = is_here
 
     def take(self, picture: Picture, png: bytes, received_at: int) -> str:
         """Keep a picture; return why not, or an empty text where it is there now.
@@ -50,9 +55,10 @@ class ReceivedPictures:
             StoreUnavailable: the log is not to be had.
         """
         with self._database().read() as connection:
-            if _is_known(connection, picture):
+            known = _known(connection, picture)
+            if known and (known.sha256 != picture.image.sha256 or self._is_here(known.file)):
                 return ""
-            reason = _misfit(connection, picture)
+            reason = "" if known else _misfit(connection, picture)
         reason = reason or self._look_inside(picture, png)
         return reason or self._keep(picture, png, received_at)
 
@@ -81,15 +87,16 @@ class ReceivedPictures:
         return ""
 
 
-def _is_known(connection: Connection, picture: Picture) -> bool:
+def _known(connection: Connection, picture: Picture) -> Row[Any] | None:
+    """Return the file and sha256 of a picture that the log has; None where it has it not."""
     image = picture.image
-    known = select(IMAGES.c.id).where(
+    known = select(IMAGES.c.file, IMAGES.c.sha256).where(
         IMAGES.c.event_id == image.event_id,
         IMAGES.c.generator_id == image.generator_id,
         IMAGES.c.seed == image.seed,
         IMAGES.c.file.is_not(None),
     )
-    return connection.execute(known).first() is not None
+    return connection.execute(known).first()
 
 
 def _misfit(connection: Connection, picture: Picture) -> str:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from fieldstation.bundle import Bundle
+from fieldstation.commands.worker import dead_workers, take_slot
 from fieldstation.mqtt import messages
 from fieldstation.mqtt.connection import Access, BrokerUrl, Connection, Session, Subscription
+from fieldstation.state import State
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.log_db import LogStore
 from tests.commands.conftest import Run, needs_mosquitto
@@ -185,6 +187,21 @@ def test_two_workers_share_what_waits(broker: Mosquitto, paints: Bundle, state: 
     assert sum(text.count("picture of Great Tit") for text in said) == 16
     assert rows(state / "log.db", "SELECT count(*) FROM images") == [(16,)]
     assert len(list((state / "worker").iterdir())) == 2
+
+
+def test_whoever_starts_takes_up_the_claims_of_all_dead_workers_of_its_folder(
+    state: Path,
+) -> None:
+    """Two were killed, one is started: nothing waits for a lease to end."""
+    first, lock = take_slot(State(state))
+    second, other = take_slot(State(state))
+    assert first.folder != second.folder
+    lock.release()
+    other.release()
+    again, lock = take_slot(State(state))
+    assert again.folder == first.folder
+    assert dead_workers(State(state), again) == [first.key(), second.key()]
+    lock.release()
 
 
 def test_a_station_starts_its_worker_again(paints: Bundle, recording: Path, state: Path) -> None:

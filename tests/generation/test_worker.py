@@ -78,6 +78,7 @@ class Studio:
     def worker(self, name: str = "worker") -> Worker:
         return Worker(
             name,
+            [name],
             self.jobs,
             self.gallery,
             lambda job, generator, seed: picture_name(

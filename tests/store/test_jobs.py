@@ -127,7 +127,7 @@ def test_twenty_deaths_alone_park_it(
     wish(1)
     for _ in range(MOST_DEATHS):
         assert len(jobs.claim("worker", 1)) == 1
-        assert jobs.take_over("worker") == 1
+        assert jobs.take_over(["worker"]) == 1
     assert jobs.claim("worker", 1) == []
     assert rows(log, "state", "reason") == [("parked", "its worker died 21 times")]
 
@@ -140,7 +140,7 @@ def test_whoever_follows_a_dead_worker_takes_its_claims_up_at_once(
     jobs.claim("first", 1)
     wish(2)
     jobs.claim("second", 1)
-    assert jobs.take_over("first") == 1
+    assert jobs.take_over(["first", "nobody"]) == 1
     assert numbers(jobs.claim("first", 5)) == [1]
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from fieldstation.clock import parse_instant
 from fieldstation.gallery import Gallery, GalleryError, picture_name
 from fieldstation.records import Picture
-from fieldstation.store.images import Images
+from fieldstation.store.images import Images, record_image
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.jobs import Jobs
 from fieldstation.store.log_db import LogStore
@@ -47,7 +47,7 @@ def gallery(tmp_path: Path) -> Gallery:
 
 @pytest.fixture
 def received(log: LogStore, gallery: Gallery) -> ReceivedPictures:
-    return ReceivedPictures(lambda: log.database, size_of, name_of, gallery.write)
+    return ReceivedPictures(lambda: log.database, size_of, name_of, gallery.write, gallery.has)
 
 
 def rows(log: LogStore) -> list[Any]:
@@ -64,6 +64,21 @@ def test_a_picture_is_kept_once(log: LogStore, received: ReceivedPictures, tmp_p
     assert (tmp_path / "images" / row.file).read_bytes() == b"png"
     assert (row.made_at, row.published_at, row.paint_ms) == (LATER, LATER, None)
     assert Images(lambda: log.database, lambda: 0).unpublished(0, 9) == []
+
+
+def test_a_picture_that_another_machine_painted_into_the_log_is_kept_here_too(
+    log: LogStore, received: ReceivedPictures, gallery: Gallery
+) -> None:
+    """A machine with a GPU has the file; whoever asks here shall find it. The row stays its."""
+    log.record([detection(1)], DAWN)
+    painted = image(1, file=name_of(picture()))
+    with log.database.write() as connection:
+        record_image(connection, painted)
+    assert received.take(picture(), b"png", LATER) == ""
+    assert gallery.has(name_of(picture()))
+    (row,) = rows(log)
+    assert (row.made_at, row.paint_ms, row.published_at) == (painted.made_at, 400.0, None)
+    assert "png: " in received.take(picture(seed=1), b"bomb", LATER)
 
 
 def test_a_picture_may_come_before_its_event(log: LogStore, received: ReceivedPictures) -> None:
@@ -126,7 +141,7 @@ def test_a_full_folder_holds_up_no_event(log: LogStore) -> None:
     def full(name: str, png: bytes) -> None:
         raise GalleryError("no space left: make room")
 
-    received = ReceivedPictures(lambda: log.database, size_of, name_of, full)
+    received = ReceivedPictures(lambda: log.database, size_of, name_of, full, lambda _: False)
     assert received.take(picture(), b"png", LATER) == "not kept: no space left: make room"
     assert rows(log) == []
 
