@@ -39,8 +39,10 @@ WINDOW = 100
 """Rows that the broker has not acknowledged yet; also the page that is sent again"""
 RESEND_S = 60.0
 SOON_S = 3.0
-"""After a connect what has no receipt yet goes again this soon: our own logger may have subscribed
+"""After a connect, what a logger has passed over goes again this soon: our own may have subscribed
 a moment later than we published, and a broker that does not know it kept nothing for it"""
+EARLY = 1_000
+"""Rows after a connect that are watched for that"""
 LONGEST_RESEND_S = 900.0
 TURN_S = 0.5
 INBOX_LIMIT = 300
@@ -166,6 +168,8 @@ class Publisher:
         self._patience_s = resend_s
         self._sweep_at = 0.0
         self._soon_at = math.inf
+        self._early: dict[str, int] = {}
+        self._confirmed_upto = 0
         self._mark = 0
         self._acknowledged_at = 0.0
         self._outbox_fault = ""
@@ -264,6 +268,7 @@ class Publisher:
         self._patience_s = self._resend_s
         self._sweep_at = 0.0
         self._soon_at = time.monotonic() + min(self._soon_s, self._resend_s)
+        self._early, self._confirmed_upto = {}, 0
         self._mark = self._cursor
 
     def _let_sweep(self) -> None:
@@ -285,7 +290,7 @@ class Publisher:
         now = time.monotonic()
         if self._sweep is None and now >= self._soon_at:
             self._soon_at = math.inf
-            self._sweep_at, self._mark = now, self._cursor
+            self._sweep_at, self._mark = now, self._passed_over()
         if self._sweep is None and now >= self._sweep_at:
             self._sweep = _Sweep(upto=self._mark)
         sweep = self._sweep
@@ -299,6 +304,15 @@ class Publisher:
             sweep.page.clear()
         if not sweep.page and not self._send_page(sweep, now):
             self._end_sweep(now)
+
+    def _passed_over(self) -> int:
+        """Return up to where rows sent since the connect must have had their receipt by now.
+
+        Receipts come in the order of the rows: what lies before a confirmed one was not heard. If
+        there is none at all, nothing was.
+        """
+        early, self._early = self._early, {}
+        return self._confirmed_upto or max(early.values(), default=0)
 
     def _send_page(self, sweep: _Sweep, now: float) -> bool:
         """Send the next page again; False when there is none left."""
@@ -331,6 +345,8 @@ class Publisher:
         if not self._in_flight:
             self._acknowledged_at = time.monotonic()
         self._in_flight[ticket] = row
+        if self._soon_at < math.inf and len(self._early) < EARLY:
+            self._early[row.id] = row.sequence
         return True
 
     def _note_published(self, ticket: Ticket, refusal: str) -> None:
@@ -369,6 +385,8 @@ class Publisher:
     def _confirm(self, ids: Sequence[str]) -> None:
         self._outbox.confirm(ids)
         self._n_confirmed += len(ids)
+        known = (self._early.get(confirmed, 0) for confirmed in ids)
+        self._confirmed_upto = max(self._confirmed_upto, *known, 0)
         if self._patience_s > self._resend_s:  # somebody is there again: soon, not in 15 minutes
             self._patience_s = self._resend_s
             self._sweep_at = min(self._sweep_at, time.monotonic() + self._resend_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -85,6 +86,29 @@ def test_a_logger_that_subscribes_a_moment_late_gets_the_first_rows_soon() -> No
         connection.acknowledge_all()
         until(lambda: connection.sequences() == [1, 2, 3, 1, 2, 3])
         assert publisher.state().n_resent == 3
+
+
+def test_only_what_the_logger_passed_over_goes_again_soon() -> None:
+    """A receipt for the second row: the first was not heard, the third is under way."""
+    connection = FakeConnection()
+    publisher = Publisher(
+        cast(Connection, connection),
+        Outbox.of(3),
+        Topics("garden"),
+        KEY,
+        OWN_TRUST,
+        resend_s=NEVER_S,
+        soon_s=0.3,
+        turn_s=TURN_S,
+    )
+    with running(publisher):
+        connection.connect()
+        until(lambda: connection.sequences() == [1, 2, 3])
+        connection.acknowledge_all()
+        connection.deliver(receipt([2]))
+        until(lambda: connection.sequences() == [1, 2, 3, 1])
+        time.sleep(0.1)
+        assert connection.sequences() == [1, 2, 3, 1]
 
 
 def test_a_broker_that_takes_less_gets_less() -> None:

@@ -75,7 +75,7 @@ def _root(centred: Floats) -> Floats:
     n, n_values = centred.shape
     if n <= n_values:
         return centred
-    triangle: Floats = np.linalg.qr(centred, mode="r")
+    triangle: Floats = np.linalg.qr(centred).R
     return triangle
 
 
