@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.encoder.mel import LogMel
 from trainer.encoder.running import Floats, cpu_session, run_logits
@@ -29,24 +30,52 @@ class ExportError(RuntimeError):
 
 def export_encoder(network: nn.Module, samples_per_window: int, path: Path) -> None:
     """Write a network as ONNX, waveform [batch, samples] -> logits, embedding, mel; fp32."""
-    # A batch of one would be frozen into the graph without a word.
-    example = torch.randn(2, samples_per_window) * 0.1
+    export(network, {"waveform": torch.randn(2, samples_per_window) * 0.1}, OUTPUTS, path)
+
+
+def export(
+    network: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str], path: Path
+) -> None:
+    """Write a network as ONNX, fp32, any batch size; the same weights give the same bytes.
+
+    Args:
+        example: its inputs by name, in order, each a batch of two: a batch of one would be
+            frozen into the graph without a word.
+        outputs: their names.
+    """
     batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network.cpu().eval(),
-            (example,),
+            network.cpu().float().eval(),
+            tuple(example.values()),
             path,
-            input_names=["waveform"],
-            output_names=list(OUTPUTS),
-            dynamic_shapes={"waveform": {0: batch}},
+            input_names=list(example),
+            output_names=list(outputs),
+            dynamic_shapes={name: {0: batch} for name in example},
             dynamo=True,
             opset_version=OPSET,
             external_data=False,
             verbose=False,
         )
+    forget_traces(path)
+
+
+def forget_traces(path: Path) -> None:
+    """Take out of a graph where in which file each node comes from.
+
+    Exported from another folder, the same weights would have another hash, and a bundle would
+    tell how its maker's disk is laid out.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+    onnx.save(model, path)
 
 
 def store_half(path: Path, front_end: LogMel | None = None) -> None:

@@ -155,3 +155,11 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_bundle_does_not_tell_where_it_was_made(run: Path) -> None:
+    """torch notes for each node which line of which file made it: the hash would depend on it."""
+    graph = (run / "bundle" / "encoder.onnx").read_bytes()
+    root = Path(fit.__file__).parent.parent
+    assert str(root).encode() not in graph
+    assert b".py" not in graph

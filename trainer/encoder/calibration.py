@@ -25,7 +25,7 @@ OFFSET_SPREAD = 0.5
 """Prior spread of a label's offset around the common one: four recordings a label prove little"""
 PRECISION = 0.9
 """Share of events that are to be right"""
-MARGIN = 0.02
+MARGIN = 0.05
 """How far a threshold stays above the most bird-like background"""
 THRESHOLD_RANGE = (0.1, 0.98)
 """Where a threshold may lie for precision's sake; background may lift it further"""

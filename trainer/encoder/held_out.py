@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fieldstation.bundle import BundleError, load_bundle
 from fieldstation.records import Label, LabelKind
 from trainer.data.corpus import Corpus, Role
-from trainer.data.windows import WindowGrid
+from trainer.data.windows import WindowGrid, WindowSet
 from trainer.encoder.calibration import (
     PRECISION,
     Scale,
@@ -26,6 +26,10 @@ from trainer.encoder.calibration import (
 from trainer.encoder.fitting import Fitted, judge_network, windows_of
 from trainer.encoder.judging import Floats
 
+BACKGROUND_WINDOWS = 8
+"""So many windows of background begin within the length of one"""
+TAIL_S = 0.5
+"""What a station's last, padded window of a file holds at least"""
 MIX = {Role.SPECIES: 0.5, Role.OTHER_BIRD: 0.25, Role.BACKGROUND: 0.25}
 """What a station is taken to hear, in recordings; a calibration is one for its mix"""
 
@@ -52,11 +56,9 @@ class HeldOut:
     """Of each recording"""
     role: NDArray[np.int64]
     """Of each recording"""
-
-    def background(self, probabilities: Floats) -> Floats:
-        """Return the rows that are windows of background."""
-        rows: Floats = probabilities[(self.role == Role.BACKGROUND)[self.owner]]
-        return rows
+    background: Floats
+    """Logits of held-out background, heard from more places than a station hears it,
+    [windows, labels]"""
 
 
 def hear_held_out(fitted: Fitted) -> HeldOut:
@@ -65,8 +67,25 @@ def hear_held_out(fitted: Fitted) -> HeldOut:
     windows = windows_of(corpus, grid_of(fitted), np.flatnonzero(corpus.held))
     device = next(fitted.network.parameters()).device
     logits = judge_network(fitted.network, windows, corpus.target, device).logits
+    quiet = windows_everywhere(corpus, grid_of(fitted), corpus.held_of(Role.BACKGROUND))
+    background = logits[:0]
+    if len(quiet):
+        background = judge_network(fitted.network, quiet, corpus.target, device).logits
     kept, owner = np.unique(windows.recording, return_inverse=True)
-    return HeldOut(logits, owner, corpus.target[kept], corpus.role[kept])
+    return HeldOut(logits, owner, corpus.target[kept], corpus.role[kept], background)
+
+
+def windows_everywhere(
+    corpus: Corpus, grid: WindowGrid, recordings: NDArray[np.int64]
+) -> WindowSet:
+    """Return windows from many places of some recordings, their ends included, padded with zeros.
+
+    A station's windows begin wherever it was started, and its last one of a file may be padded.
+    """
+    hop, tail = grid.n_samples // BACKGROUND_WINDOWS, round(TAIL_S * corpus.audio.sample_rate)
+    starts = [np.arange(0, max(1, len(corpus.audio.of(int(i))) - tail), hop) for i in recordings]
+    owner = np.repeat(recordings, [len(s) for s in starts])
+    return WindowSet(corpus.audio, grid, owner, np.concatenate([np.empty(0, np.int64), *starts]))
 
 
 def calibrate(fitted: Fitted, precision: float = PRECISION) -> Calibration:
@@ -83,7 +102,8 @@ def calibrate(fitted: Fitted, precision: float = PRECISION) -> Calibration:
     peaks = peaks_of(probabilities, held.owner)
     labels = fitted.corpus.labels
     thresholds = choose_thresholds(
-        *(peaks, held.target, weight, held.background(probabilities), species_of(labels)),
+        *(peaks, held.target, weight, scale.probabilities(held.background, activation)),
+        species_of(labels),
         precision=precision,
     )
     report: dict[str, Any] = {
@@ -112,7 +132,7 @@ def calibrated_like(path: Path, fitted: Fitted) -> Calibration:
     if bundle.labels != fitted.corpus.labels:
         raise BundleError(f"--thresholds-from {path} has other labels than this training")
     scale, held = Scale(bundle.temperature, bundle.offsets), hear_held_out(fitted)
-    background = held.background(scale.probabilities(held.logits, fitted.profile.activation))
+    background = scale.probabilities(held.background, fitted.profile.activation)
     thresholds = list(bundle.thresholds)
     for label in species_of(bundle.labels):
         thresholds[label] = max(thresholds[label], above_background(background[:, label]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.encoder.running import cpu_session
-from trainer.export import HALF_FROM, OPSET, ExportError, store_half
+from trainer.export import HALF_FROM, ExportError, export, store_half
 from trainer.generator.networks import N_CONDITION
 
 SIDE = 64
@@ -57,24 +55,12 @@ def write_denoiser(denoiser: nn.Module, path: Path) -> Exported:
 
 def export_denoiser(denoiser: nn.Module, path: Path) -> None:
     """Write a denoiser as ONNX, (x, sigma, condition) -> denoised, preconditioning inside; fp32."""
-    # A batch of one would be frozen into the graph without a word; so would len(x) in a forward.
-    example = (torch.randn(2, 3, SIDE, SIDE), torch.tensor([0.5, 5.0]), torch.randn(2, N_CONDITION))
-    batch = torch.export.Dim("batch")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            denoiser.cpu().float().eval(),
-            example,
-            path,
-            input_names=["x", "sigma", "condition"],
-            output_names=["denoised"],
-            dynamic_shapes={name: {0: batch} for name in ("x", "sigma", "condition")},
-            dynamo=True,
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
+    example = {
+        "x": torch.randn(2, 3, SIDE, SIDE),
+        "sigma": torch.tensor([0.5, 5.0]),
+        "condition": torch.randn(2, N_CONDITION),
+    }
+    export(denoiser, example, ["denoised"], path)
 
 
 def rounded(denoiser: nn.Module) -> nn.Module:
