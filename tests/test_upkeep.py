@@ -14,16 +14,19 @@ from uuid import UUID
 import pytest
 
 from fieldstation.clock import SystemClock, parse_instant
-from fieldstation.config import ClipSettings, Settings
+from fieldstation.config import ClipSettings, GenerationSettings, Settings
+from fieldstation.gallery import Gallery
 from fieldstation.mqtt.messages import read_summary
 from fieldstation.records import Detection, Hearing, Interval, Message, StationIdentity
 from fieldstation.state import State
 from fieldstation.store.errors import StoreUnavailable
+from fieldstation.store.images import record_image
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import StoreThread
 from fieldstation.upkeep import Upkeep
 from tests.fakes import FakeClock
+from tests.store.examples import image
 
 WHO = StationIdentity("hedge", "0123456789abcdef", "Europe/Berlin")
 EVENING = parse_instant("2026-05-01T21:00:00+02:00")
@@ -193,3 +196,21 @@ def test_retention_removes_clips_by_size_and_delivered_messages_by_age(
     write_out(writer)
     assert len(list(folder.iterdir())) == 1
     assert [row.id for row in store.pending()] == ["waiting"]
+
+
+def test_old_pictures_go_with_their_time(state: State, store: StationStore, log: LateLog) -> None:
+    """The oldest first; without a log of its own a station has none to remove."""
+    gallery = Gallery(state.images)
+    log.record([detection(n, "2026-05-01T04:00:00Z") for n in (1, 2)], EVENING)
+    with log.opened().database.write() as connection:
+        for number, age_days in ((1, 40), (2, 1)):
+            made_at = EVENING - age_days * 86_400_000_000
+            record_image(connection, image(number, file=f"{number}.png", made_at=made_at))
+            gallery.write(f"{number}.png", b"png")
+    settings = replace(Settings(), generation=GenerationSettings(max_age_days=30))
+    chores, _ = upkeep(state, store, log, settings)
+    assert chores.retain_pictures() == "1 pictures removed"
+    assert [path.name for path in state.images.iterdir()] == ["2.png"]
+    writer = StoreThread(store)
+    without = Upkeep(settings, state, WHO, writer, None, FakeClock(wall=EVENING))
+    assert without.retain_pictures() == ""
