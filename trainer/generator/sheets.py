@@ -65,11 +65,13 @@ class Look:
 
 
 def sampling_of(profile: Profile) -> Sampling:
-    """Return how a profile's sheets are sampled: its way, in few steps."""
-    steps = min(profile.n_steps, 50 if profile.solver == "ancestral" else SHEET_STEPS)
+    """Return how sheets are sampled: alike for all profiles, but for guidance and noise levels.
+
+    The paper's own sampler would take a quarter of its training's time.
+    """
     return Sampling(
-        profile.solver,
-        steps,
+        "dpmpp_2m",
+        SHEET_STEPS,
         profile.guidance_scale,
         profile.guidance_interval,
         *profile.sigma_range,
