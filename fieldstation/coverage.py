@@ -7,19 +7,25 @@ From files, an interval is what a file holds, at the file's own time.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 
 from fieldstation.clock import US_PER_S, Clock, SystemClock
 from fieldstation.records import FILE_RUN, AudioChunk, Hearing, Interval
+
+log = logging.getLogger(__name__)
 
 CLOCK_STEP_S = 1.0
 """A wall clock that moves this far against the monotonic one was set, not slewed"""
 STARTS_KEPT = 10_000
 LATE_S = 2.0
 """Sound that comes within this was late, not lost; what was lost, the next chunk's gap tells"""
+PULSE_S = 4.0
+"""Between two pulses: what a kill leaves is at most 5 s old"""
+STARTING, STOPPED = "starting", "stopped"
 ASLEEP = "asleep"
 """Cause of what was not to be heard by schedule"""
 SAME_FILE_SLACK_US = 2_000
@@ -42,9 +48,11 @@ class Ledger:
         self._heartbeat_s = heartbeat_s
         self._cursor = clock.monotonic()
         self._wall_offset = clock.wall() - round(self._cursor * US_PER_S)
-        self._told = self._cursor
+        self._began = self._told = self._cursor
         self._starts: deque[int] = deque(maxlen=STARTS_KEPT)
-        self._open = Interval(run_id, self._free_start(), 0.0, Hearing.LOST, "starting")
+        self._open = Interval(run_id, self._free_start(), 0.0, Hearing.LOST, STARTING)
+        self._stopped_since: int | None = None
+        """End of the last run, while the clock stands before it"""
 
     @property
     def open(self) -> Interval:
@@ -52,18 +60,29 @@ class Ledger:
         return self._open
 
     def was_stopped(self, since: int) -> None:
-        """Record that no run heard from `since` until now, by the wall clock."""
-        stopped_s = (self._open.started_at - since) / US_PER_S
-        if stopped_s > 0:
-            self._sink(Interval(self._run_id, since, stopped_s, Hearing.LOST, "stopped"))
+        """Record that no run heard from `since` until this one began, by the wall clock.
+
+        A clock that stands before `since` was not set yet (a machine without a battery begins in
+        1970): how long it was is known when it is.
+        """
+        began_at = self._wall_offset + round(self._began * US_PER_S)
+        if began_at < since:
+            self._stopped_since = since
+            return
+        self._stopped_since = None
+        if began_at > since:
+            stopped_s = (began_at - since) / US_PER_S
+            self._sink(Interval(self._run_id, since, stopped_s, Hearing.LOST, STOPPED))
 
     def heard(self, chunk: AudioChunk) -> None:
         """Count the time up to now as heard, less the chunk's gap."""
         now = self._clock.monotonic()
+        unheard_s = max(0.0, now - self._cursor - chunk.samples.size / chunk.sample_rate)
         if chunk.gap:
-            unheard_s = now - self._cursor - chunk.samples.size / chunk.sample_rate
-            gap_s = min(chunk.gap / chunk.sample_rate, max(0.0, unheard_s))
+            gap_s = min(chunk.gap / chunk.sample_rate, unheard_s)
             self._advance(self._cursor + gap_s, Hearing.LOST, chunk.cause or "overflow")
+        elif self._open.cause == STARTING:
+            self._advance(self._cursor + unheard_s, Hearing.LOST, STARTING)
         self._advance(now, Hearing.HEARD, "")
 
     def waited(self, cause: str) -> None:
@@ -95,11 +114,14 @@ class Ledger:
         offset = now - round(self._clock.monotonic() * US_PER_S)
         step_s = (offset - self._wall_offset) / US_PER_S
         if abs(step_s) > CLOCK_STEP_S:
-            self._sink(Interval(self._run_id, now, step_s, Hearing.CLOCK_STEP, "clock"))
             self._wall_offset = offset
             # A new interval, named by the new time; the old one keeps its own.
             self._tell()
             self._open = replace(self._open, started_at=self._free_start(), duration_s=0.0)
+            at = self._open.started_at
+            self._sink(Interval(self._run_id, at, step_s, Hearing.CLOCK_STEP, "clock"))
+            if self._stopped_since is not None:
+                self.was_stopped(self._stopped_since)
 
     def _free_start(self) -> int:
         """Return the cursor's instant, moved by microseconds if another interval began then.
@@ -132,6 +154,46 @@ def sums_between(intervals: Iterable[Interval], since: int, until: int) -> dict[
         if kind in sums:
             sums[kind] += inside_s
     return sums
+
+
+class Pulse:
+    """The interval that is growing, kept where a kill leaves it, oftener than a card likes."""
+
+    def __init__(self, write: Callable[[dict[str, object]], None]) -> None:
+        self._write = write
+        self._beaten = -PULSE_S
+        self._fault = ""
+
+    def beat(self, now: float, interval: Interval | None) -> None:
+        """Keep an interval, if the last beat is long enough ago; a disk that refuses is told once.
+
+        Args:
+            now: monotonic seconds.
+        """
+        if interval is None or now - self._beaten < PULSE_S:
+            return
+        self._beaten = now
+        try:
+            self._write(asdict(interval))
+            self._fault = ""
+        except OSError as error:
+            if not self._fault:
+                log.warning("no heartbeat outside station.db: %s", error)
+            self._fault = str(error)
+
+
+def read_pulse(values: Mapping[str, object]) -> Interval | None:
+    """Return the interval that a pulse holds; None where it is none."""
+    match values:
+        case {
+            "run_id": str(run_id),
+            "started_at": int(started_at),
+            "duration_s": int() | float() as duration_s,
+            "state": str(state),
+            "cause": str(cause),
+        } if state in (Hearing.HEARD, Hearing.LOST):
+            return Interval(run_id, started_at, float(duration_s), Hearing(state), cause)
+    return None
 
 
 class Changes:
@@ -180,6 +242,19 @@ class FileLedger:
         self._heartbeat_s = heartbeat_s
         self._told = self._clock.monotonic()
         self._open: Interval | None = None
+        self._stopped_since: int | None = None
+
+    @property
+    def open(self) -> Interval | None:
+        """Return the interval that is growing."""
+        return self._open
+
+    def was_stopped(self, since: int) -> None:
+        """Record that no run heard from `since` until this one hears a pipe.
+
+        A recording has a time of its own, in which nothing was stopped.
+        """
+        self._stopped_since = since
 
     def heard(self, chunk: AudioChunk) -> None:
         """Append a chunk to its recording's interval, or begin a new one."""
@@ -194,6 +269,14 @@ class FileLedger:
         self.close()
         run_id = f"{FILE_RUN}{chunk.file.content_hash[:24]}" if chunk.file else self._run_id
         self._open = Interval(run_id, chunk.captured_at, duration_s, Hearing.HEARD)
+        if chunk.file is None and self._stopped_since is not None:
+            self._end_stop(chunk.captured_at)
+
+    def _end_stop(self, at: int) -> None:
+        since, self._stopped_since = self._stopped_since, None
+        if since is not None and at > since:
+            stopped_s = (at - since) / US_PER_S
+            self._sink(Interval(self._run_id, since, stopped_s, Hearing.LOST, STOPPED))
 
     def waited(self, cause: str) -> None:
         """Count nothing: what comes late from a pipe was not lost."""

@@ -10,11 +10,13 @@ an open event is closed, written, told, and confirmed if the broker is there.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -31,7 +33,14 @@ from fieldstation.clips.speech import GateMissing, SpeechGate
 from fieldstation.clips.writer import ClipTags, ClipWriter
 from fieldstation.clock import US_PER_S, Clock, SystemClock, instant_of, local
 from fieldstation.config import ConfigError, Settings, split_address
-from fieldstation.coverage import Changes, FileLedger, Ledger, sums_between
+from fieldstation.coverage import (
+    Changes,
+    FileLedger,
+    Ledger,
+    Pulse,
+    read_pulse,
+    sums_between,
+)
 from fieldstation.errors import redacted
 from fieldstation.listening import Listening
 from fieldstation.mqtt import messages
@@ -49,12 +58,13 @@ from fieldstation.records import (
     StationIdentity,
 )
 from fieldstation.schedule import Chore, Chores
-from fieldstation.state import State, StateError
+from fieldstation.state import Lock, State, StateError
 from fieldstation.station import Recorder, Station, make_ear, thresholds
 from fieldstation.store.errors import DamagedDatabase, StoreError, StoreUnavailable
 from fieldstation.store.jobs import QueueState
 from fieldstation.store.keeper import Keeper, open_station_db, was_killed
 from fieldstation.store.late_log import LateLog
+from fieldstation.store.query import with_newest
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import BYTES_PER_MB, StoreThread
 from fieldstation.supervisor import Supervisor
@@ -71,6 +81,10 @@ AWAY = (StoreUnavailable, DamagedDatabase)
 HEALTH_EVERY_S = 60.0
 HEALTH_SOON_S = 2.0
 """Between two tellings, where a problem came or went in the meantime"""
+HEALTH, PULSE = "health", "pulse"
+"""Names of the vitals"""
+KEEP_EVERY_S = 60.0
+"""An interval that grows is kept in station.db so often, and in the pulse between"""
 COVERAGE_EVERY_S = 600.0
 HOURS_EVERY_S = 30.0
 GOODBYE_S = 3.0
@@ -173,6 +187,7 @@ class Service:
         try:
             self._keep_key()
             self._open_stores(has_run)
+            self._open_vitals(lock)
             self._open_broker()
             self._wire()
         except BaseException:
@@ -199,6 +214,16 @@ class Service:
             maker = pictures.job_maker(plan.settings, plan.bundle)
             self._log = LateLog(url, maker, copies, self._tell_again)
             self._closing.callback(self._log.close)
+
+    def _open_vitals(self, lock: Lock) -> None:
+        """Take over what the last run left there, and tell where they are now."""
+        state = self._plan.state
+        left = state.told_vitals()
+        if left and (interval := read_pulse(left.read(PULSE))):
+            self._store.record_intervals([interval])
+        self._vitals = state.vitals()
+        self._pulse = Pulse(partial(self._vitals.write, PULSE))
+        lock.tell(self._vitals)
 
     def _open_broker(self) -> None:
         settings = self._plan.settings.mqtt
@@ -308,9 +333,10 @@ class Service:
         untold_at = ended_at - round(2 * COVERAGE_EVERY_S * US_PER_S)
         untold = self._store.intervals(untold_at, ended_at) if last else []
         self._intervals = Changes(self._writer.post_interval, untold)
-        if not self._plan.live:
-            return FileLedger(self._run_id, self._intervals)
-        ledger = Ledger(self._run_id, self._clock, self._intervals)
+        kind = Ledger if self._plan.live else FileLedger
+        ledger = kind(
+            self._run_id, sink=self._intervals, clock=self._clock, heartbeat_s=KEEP_EVERY_S
+        )
         if last:
             ledger.was_stopped(since=ended_at)
         return ledger
@@ -389,6 +415,7 @@ class Service:
             self._broker.check()
         self._painting.check()
         self._look_at_problems()
+        self._pulse.beat(self._clock.monotonic(), self._ledger.open)
         tick()
 
     def _look_at_problems(self) -> None:
@@ -479,7 +506,7 @@ class Service:
         self._publisher.send_live(
             messages.health_message(who.name, who.key, Health(self._clock.wall(), values))
         )
-        self._plan.state.write_health(values)
+        self._vitals.write(HEALTH, {**values, "pid": os.getpid()})
         heard = self._listening.heard()
         self._notifier.status(f"{self._source.description}, {heard.n_events} events")
         if self._clock.monotonic() - self._started < HEALTH_EVERY_S / 2:
@@ -555,7 +582,8 @@ class Service:
         now = self._clock.wall()
         moment = local(now, self._plan.who.timezone)
         midnight = instant_of(moment.replace(hour=0, minute=0, second=0, microsecond=0))
-        sums = sums_between(self._store.intervals(midnight, now), midnight, now)
+        intervals = with_newest(self._store.intervals(midnight, now), self._ledger.open)
+        sums = sums_between(intervals, midnight, now)
         return {f"{kind}_today_s": round(seconds, 1) for kind, seconds in sums.items()}
 
     def _failed_chores(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The state folder: what a station keeps between runs, and the lock that makes it one station.
 
 station.key   random, made at the first start; who this station is, whatever its name
+station.lock  held while a station runs; names its process, and where its vitals are
 station.db    events, outbox, coverage          log.db     the log (unless configured away)
 clips/        recordings of events              backups/   nightly copies
 images/       pictures of events                worker/    places of those who paint
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -25,7 +27,7 @@ from fieldstation.errors import MendableError, PassingError
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 LOCK = "station.lock"
-HEALTH_BYTES = 8_192
+VITALS_BYTES = 8_192
 """Health usually takes a quarter of it: the file keeps its size, and needs no room when renewed"""
 PID_BYTES = 12
 ASKING_S = 0.5
@@ -76,11 +78,6 @@ class State:
         """Return the embedded broker's folder."""
         return self.folder / "broker"
 
-    @property
-    def health(self) -> Path:
-        """Return the file that the running station renews every minute."""
-        return self.folder / "health.json"
-
     def log_url(self, database: str) -> str:
         """Return the SQLAlchemy url of the log: the one given, else SQLite in this folder."""
         return database or f"sqlite:///{self.log_db}"
@@ -130,8 +127,8 @@ class State:
 
     @property
     def has_run(self) -> bool:
-        """Return whether a station ever told its health here."""
-        return self.health.exists()
+        """Return whether a station ever came to run here."""
+        return self.told_vitals() is not None
 
     @property
     def _key(self) -> Path:
@@ -179,23 +176,32 @@ class State:
         """Make a model the one that `run` takes unless the settings name another."""
         (self.folder / "bundle.use").write_text(name + "\n", encoding="utf-8")
 
-    def write_health(self, values: Mapping[str, Any]) -> None:
-        """Renew the health file in its place: a full disk has no room for another beside it."""
-        text = json.dumps({**values, "pid": os.getpid()}).encode().ljust(HEALTH_BYTES)
-        file = os.open(self.health, os.O_WRONLY | os.O_CREAT, 0o640)
+    def vitals(self, environ: Mapping[str, str] = os.environ) -> Vitals:
+        """Return where a station that runs on this folder keeps its vitals.
+
+        Args:
+            environ: names a folder in memory: systemd's RUNTIME_DIRECTORY, or XDG_RUNTIME_DIR.
+        """
+        name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:12]
+        runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+        for folder in filter(None, (runtime, environ.get("XDG_RUNTIME_DIR", ""))):
+            if os.access(folder, os.W_OK):
+                return Vitals(Path(folder), f"fieldstation-{name}-")
+        return Vitals(self.folder, "")
+
+    def told_vitals(self) -> Vitals | None:
+        """Return where the station that runs, or ran last, said that its vitals are."""
         try:
-            os.pwrite(file, text, 0)
-            os.ftruncate(file, len(text))
-        finally:
-            os.close(file)
+            lines = (self.folder / LOCK).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return None
+        return Vitals(Path(lines[1]), lines[2]) if len(lines) > 2 else None
 
     def read_health(self, pid: int) -> dict[str, Any]:
         """Return what the station that runs as process `pid` last said; empty where nothing yet."""
-        try:
-            values = json.loads(self.health.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # also one that is being renewed at this moment
-            return {}
-        return values if isinstance(values, dict) and values.get("pid") == pid else {}
+        vitals = self.told_vitals()
+        values = vitals.read("health") if vitals else {}
+        return values if values.get("pid") == pid else {}
 
     def holder(self) -> int | None:
         """Return the process id of the station that runs on this folder, or None.
@@ -233,6 +239,43 @@ def _refusal(error: OSError, what: str) -> StateError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """Small files that a running station renews again and again, and that survive its kill.
+
+    They lie in memory where there is some: no card wears from them, no full disk stops them.
+    """
+
+    folder: Path
+    prefix: str
+
+    def path(self, name: str) -> Path:
+        """Return the file that holds one of them."""
+        return self.folder / f"{self.prefix}{name}.json"
+
+    def write(self, name: str, values: Mapping[str, Any]) -> None:
+        """Renew a file in its place: a full disk has no room for another beside it.
+
+        Raises:
+            OSError: the disk refuses even that.
+        """
+        text = json.dumps(values).encode().ljust(VITALS_BYTES)
+        file = os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        try:
+            os.pwrite(file, text, 0)
+            os.ftruncate(file, len(text))
+        finally:
+            os.close(file)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what a file holds; empty where nothing, or where it is being renewed just now."""
+        try:
+            values = json.loads(self.path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+
 class Lock:
     """An advisory lock that dies with its process; the file holds the process id."""
 
@@ -256,6 +299,12 @@ class Lock:
             os.close(self._file)
             raise _refusal(error, str(path)) from error
 
+    def tell(self, vitals: Vitals) -> None:
+        """Say to whoever reads the lock where the vitals of its holder are."""
+        text = f"{vitals.folder.absolute()}\n{vitals.prefix}\n".encode()
+        os.pwrite(self._file, text, PID_BYTES)
+        os.ftruncate(self._file, PID_BYTES + len(text))
+
     def _take(self) -> None:
         """Take the lock; who asks for the holder has it for an instant, which is waited out."""
         gives_up_at = time.monotonic() + ASKING_S
@@ -272,7 +321,7 @@ class Lock:
     def holder_of(folder: Path) -> int | None:
         """Return the process id that the lock file names."""
         try:
-            return int((folder / LOCK).read_text(encoding="ascii"))
+            return int((folder / LOCK).read_text(encoding="utf-8").partition("\n")[0])
         except (OSError, ValueError):
             return None
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldstation.coverage import FileLedger, Ledger
-from fieldstation.records import AudioChunk, Hearing, Interval
+from fieldstation.coverage import FileLedger, Ledger, Pulse, read_pulse
+from fieldstation.records import AudioChunk, FileOrigin, Hearing, Interval
 from tests.fakes import FakeClock
 
 RATE = 1_000
@@ -91,6 +94,37 @@ def test_a_clock_step_is_a_row_of_its_own_and_no_interval_is_negative() -> None:
     assert all(i.duration_s >= 0 for i in book.rows.values() if i.state is not Hearing.CLOCK_STEP)
 
 
+def test_the_time_until_the_first_sound_is_starting() -> None:
+    """A microphone that takes a second to open was not heard meanwhile."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book)
+    clock.advance(1.05)
+    ledger.heard(chunk(0.05))
+    for _ in range(40):
+        clock.advance(0.05)
+        ledger.heard(chunk(0.05))
+    ledger.close()
+    assert book.by_cause() == pytest.approx({"starting": 1.0, "heard": 2.05})
+
+
+def test_a_run_that_began_before_its_clock_was_set_tells_later_how_long_it_was_stopped() -> None:
+    """A machine without a battery begins in 1970; the last run ended in 2025."""
+    clock, book = FakeClock(wall=12_000_000), Book()
+    ledger = Ledger("run", clock, book)
+    ended_at = 1_750_000_000_000_000
+    ledger.was_stopped(since=ended_at)
+    clock.advance(10)
+    ledger.heard(chunk(10))
+    assert "stopped" not in book.by_cause()
+    clock.step((ended_at - clock.wall()) / 1e6 + 3_600)
+    clock.advance(5)
+    ledger.heard(chunk(5))
+    ledger.close()
+    assert book.by_cause()["stopped"] == pytest.approx(3_590, abs=1e-3)
+    assert book.by_cause()["heard"] == pytest.approx(15)
+    assert sum(i.cause == "stopped" for i in book.rows.values()) == 1
+
+
 def test_the_time_between_runs_is_stopped_by_the_wall_clock() -> None:
     """What no run heard is told by the next one."""
     clock, book = FakeClock(), Book()
@@ -145,6 +179,46 @@ def test_a_files_intervals_stand_at_the_recordings_own_time() -> None:
         ledger.heard(chunk(1, captured_at=captured_at))
     ledger.close()
     assert [(i.started_at, i.duration_s) for i in told] == [(0, 3.0), (60_000_000, 1.0)]
+
+
+def test_the_time_before_a_pipe_is_stopped_and_before_a_recording_it_is_not() -> None:
+    """A recording's own time may lie anywhere."""
+    told: list[Interval] = []
+    ledger = FileLedger("run", told.append)
+    ledger.was_stopped(since=10_000_000)
+    recording = FileOrigin("a.wav", "ab" * 32, 0)
+    ledger.heard(replace(chunk(1, captured_at=3_000_000), file=recording))
+    ledger.heard(chunk(1, captured_at=70_000_000))
+    ledger.heard(chunk(1, captured_at=90_000_000))
+    ledger.close()
+    stops = [(i.started_at, i.duration_s) for i in told if i.cause == "stopped"]
+    assert stops == [(10_000_000, 60.0)]
+
+
+def test_a_pulse_is_read_as_it_was_kept() -> None:
+    """Every few seconds, and whatever else stands in the file is none."""
+    kept: list[dict[str, object]] = []
+    pulse = Pulse(kept.append)
+    interval = Interval("run", 5, 60.0, Hearing.LOST, "microphone")
+    for second in range(9):
+        pulse.beat(second, interval)
+    pulse.beat(20, None)
+    assert len(kept) == 3
+    assert read_pulse(json.loads(json.dumps(kept[0]))) == interval
+    for damaged in ({}, {**kept[0], "state": "?"}, {**kept[0], "started_at": "5"}):
+        assert read_pulse(damaged) is None
+
+
+def test_a_pulse_that_the_disk_refuses_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once."""
+
+    def refuse(_: dict[str, object]) -> None:
+        raise OSError(28, "No space left on device")
+
+    pulse = Pulse(refuse)
+    for second in range(0, 60, 5):
+        pulse.beat(second, Interval("run", 5, 60.0, Hearing.HEARD))
+    assert len(caplog.records) == 1
 
 
 def test_a_pipe_that_plays_for_days_is_told_every_heartbeat() -> None:

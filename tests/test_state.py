@@ -65,27 +65,47 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         State(tmp_path / "file" / "state").prepare()
 
 
-def test_health_is_read_as_it_was_written_and_a_torn_file_is_nothing(tmp_path: Path) -> None:
+def test_vitals_are_read_as_they_were_written_and_a_torn_file_is_nothing(tmp_path: Path) -> None:
     """`check` reads what the running station last said, not what an earlier one did."""
-    state = State(tmp_path)
-    assert state.read_health(os.getpid()) == {}
-    state.write_health({"problems": ["x" * 10_000]})
-    state.write_health({"n_waiting": 3})
-    assert state.read_health(os.getpid()) == {"n_waiting": 3, "pid": os.getpid()}
-    assert state.read_health(os.getpid() + 1) == {}
-    state.health.write_text('{"n_wai')
-    assert state.read_health(os.getpid()) == {}
+    state = State(tmp_path / "state")
+    state.prepare()
+    vitals = state.vitals({"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert state.read_health(3) == {}
+    assert not state.has_run
+    with state.lock() as lock:
+        lock.tell(vitals)
+        assert state.holder() == os.getpid()
+        assert state.read_health(3) == {}
+        vitals.write("health", {"problems": ["x" * 10_000], "pid": 3})
+        vitals.write("health", {"n_waiting": 3, "pid": 3})
+        assert state.read_health(3) == {"n_waiting": 3, "pid": 3}
+        assert state.read_health(4) == {}
+        vitals.path("health").write_text('{"n_wai')
+        assert state.read_health(3) == {}
+    assert state.told_vitals() == vitals
+    assert state.has_run
+    assert {file.name for file in state.folder.iterdir()} == {"station.lock"}
 
 
-def test_health_is_renewed_where_no_room_is_left(tmp_path: Path) -> None:
-    """It keeps its file and its size: a full disk refuses new files and more blocks only."""
-    state = State(tmp_path)
-    state.write_health({"problems": []})
-    before = state.health.stat()
-    state.write_health({"problems": ["the disk is full"] * 9})
-    after = state.health.stat()
+def test_vitals_lie_in_memory_where_there_is_some(tmp_path: Path) -> None:
+    """Each state folder has its own; without such a folder they are in the state itself."""
+    first, second = State(tmp_path / "first"), State(tmp_path / "second")
+    environment = {"RUNTIME_DIRECTORY": str(tmp_path), "XDG_RUNTIME_DIR": "/nowhere"}
+    assert first.vitals(environment).path("health").parent == tmp_path
+    assert first.vitals(environment) != second.vitals(environment)
+    assert first.vitals({"XDG_RUNTIME_DIR": "/nowhere"}).path("pulse").parent == first.folder
+    assert first.vitals({}).path("pulse").parent == first.folder
+
+
+def test_vitals_are_renewed_where_no_room_is_left(tmp_path: Path) -> None:
+    """Each keeps its file and its size: a full disk refuses new files and more blocks only."""
+    vitals = State(tmp_path).vitals({})
+    vitals.write("health", {"problems": []})
+    before = vitals.path("health").stat()
+    vitals.write("health", {"problems": ["the disk is full"] * 9})
+    after = vitals.path("health").stat()
     assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
-    assert list(tmp_path.iterdir()) == [state.health]
+    assert list(tmp_path.iterdir()) == [vitals.path("health")]
 
 
 def test_asking_for_the_holder_leaves_no_trace_and_turns_no_station_away(tmp_path: Path) -> None:

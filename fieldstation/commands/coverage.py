@@ -16,6 +16,8 @@ from fieldstation.commands.questions import (
 from fieldstation.commands.rows import add_format_argument, write_rows
 
 if TYPE_CHECKING:
+    from fieldstation.commands.context import Context
+    from fieldstation.records import Interval
     from fieldstation.store.query import Coverage
 
 EXAMPLES = """  fieldstation coverage --since today
@@ -25,6 +27,7 @@ EXAMPLES = """  fieldstation coverage --since today
 
 SUMS = ("station", "state", "cause", "seconds", "share", "n")
 INTERVALS = ("station", "started_at", "local", "seconds", "state", "cause", "run_id")
+PULSE = "pulse"
 DAY_US = 86_400 * US_PER_S
 
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Print sums a state and cause, or the intervals; default: the last 24 hours.
 
     Without --station and --database this station's own ledger is read, which knows more than
-    the log: also what has not been delivered yet.
+    the log: also what has not been delivered yet, and what a running station hears just now.
     """
     context = with_database(load_context(args), args.database)
     since, until = between(args, context)
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if own:
         store = StationStore(context.state.station_db, readonly=True)
         try:
-            coverage = query.coverage(store, since, until)
+            coverage = query.coverage(store, since, until, newest=_newest(context))
         finally:
             store.close()
     else:
@@ -69,6 +72,14 @@ def run(args: argparse.Namespace) -> int:
         rows = _sums(coverage, (until - since) / US_PER_S, name)
         write_rows(rows, SUMS, args.format, args.output)
     return 0
+
+
+def _newest(context: Context) -> Interval | None:
+    """Return the interval that grows in the running station, or grew when it was killed."""
+    from fieldstation.coverage import read_pulse
+
+    vitals = context.state.told_vitals()
+    return read_pulse(vitals.read(PULSE)) if vitals else None
 
 
 def _sums(coverage: Coverage, asked_s: float, own_name: str) -> list[dict[str, object]]:

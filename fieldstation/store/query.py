@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,14 +153,24 @@ def species(log: LogStore, wanted: Filter) -> list[SpeciesCount]:
 
 
 def coverage(
-    store: LogStore | StationStore, since: int, until: int, station: str | None = None
+    store: LogStore | StationStore,
+    since: int,
+    until: int,
+    station: str | None = None,
+    newest: Interval | None = None,
 ) -> Coverage:
     """Return what was heard and lost in [since, until), of one station or of all.
 
-    Intervals that reach over an end are cut there; a clock step belongs to its instant.
+    Intervals that reach over an end are cut there; a clock step belongs to its instant. In the
+    sums no moment of the wall clock counts twice, though a clock that is set back lives through
+    some of them twice.
+
+    Args:
+        newest: of a station's own ledger: the interval that grows, where it is known better.
     """
     if isinstance(store, StationStore):
-        found = [Stretch("", interval) for interval in store.intervals(since, until)]
+        known = with_newest(store.intervals(since, until), newest)
+        found = [Stretch("", interval) for interval in known]
     else:
         found = _logged_stretches(store, since, until, station)
     stretches = [
@@ -183,16 +194,56 @@ def cut_interval(interval: Interval, since: int, until: int) -> Interval | None:
     return replace(interval, started_at=started_at, duration_s=(ended_at - started_at) / US_PER_S)
 
 
+def with_newest(intervals: Sequence[Interval], newest: Interval | None) -> list[Interval]:
+    """Return intervals with one that has grown in the place of what it was."""
+    if newest is None:
+        return list(intervals)
+    key = (newest.run_id, newest.started_at, newest.state)
+    others = [i for i in intervals if (i.run_id, i.started_at, i.state) != key]
+    same = [i for i in intervals if (i.run_id, i.started_at, i.state) == key]
+    return [*others, max([*same, newest], key=lambda interval: interval.duration_s)]
+
+
 def sum_stretches(stretches: Iterable[Stretch]) -> tuple[CoverageSum, ...]:
-    """Return the time per station, state and cause, in that order."""
-    durations: dict[tuple[str, Hearing, str], list[float]] = defaultdict(list)
-    for stretch in stretches:
+    """Return the time per station, state and cause, in that order; no moment counts twice.
+
+    A moment that was heard once was heard; of those that were lost twice the first cause counts.
+    """
+    sums: dict[tuple[str, Hearing, str], list[float]] = defaultdict(list)
+    taken: dict[str, _Taken] = defaultdict(_Taken)
+    order = {Hearing.CLOCK_STEP: 0, Hearing.HEARD: 1, Hearing.LOST: 2}
+    for stretch in sorted(
+        stretches, key=lambda s: (order[s.interval.state], s.interval.started_at)
+    ):
         interval = stretch.interval
-        durations[stretch.station, interval.state, interval.cause].append(interval.duration_s)
+        duration_s = interval.duration_s
+        if interval.state is not Hearing.CLOCK_STEP:
+            end = interval.started_at + round(interval.duration_s * US_PER_S)
+            duration_s = taken[stretch.station].take(interval.started_at, end) / US_PER_S
+        sums[stretch.station, interval.state, interval.cause].append(duration_s)
     return tuple(
-        CoverageSum(*key, duration_s=sum(durations[key]), n=len(durations[key]))
-        for key in sorted(durations)
+        CoverageSum(*key, duration_s=sum(sums[key]), n=len(sums[key])) for key in sorted(sums)
     )
+
+
+class _Taken:
+    """Moments that were counted, as stretches [start, end) that do not touch one another."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def take(self, start: int, end: int) -> int:
+        """Count a stretch; return how much of it was not counted before."""
+        if end <= start:
+            return 0
+        first = bisect_left(self._ends, start)
+        last = bisect_right(self._starts, end)
+        inside = range(first, last)
+        known = sum(min(end, self._ends[i]) - max(start, self._starts[i]) for i in inside)
+        begin, stop = min([start, *self._starts[first:last]]), max([end, *self._ends[first:last]])
+        self._starts[first:last], self._ends[first:last] = [begin], [stop]
+        return end - start - known
 
 
 def matches(species: str, scientific_name: str, common_name: str) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fieldstation.clock import US_PER_S
-from fieldstation.records import Detection, Hearing, Interval
+from fieldstation.coverage import Ledger
+from fieldstation.records import AudioChunk, Detection, Hearing, Interval
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.query import (
     CoverageSum,
@@ -22,8 +27,10 @@ from fieldstation.store.query import (
     detections,
     matches,
     species,
+    sum_stretches,
 )
 from fieldstation.store.station_db import StationStore
+from tests.fakes import FakeClock
 from tests.store.examples import DAWN, MINUTE, detection, interval
 
 DAY = 24 * 60 * MINUTE
@@ -175,3 +182,118 @@ def test_a_clock_step_is_in_one_day_only(at: int, since: int, until: int) -> Non
     """It has an instant, not an extent, though its duration may be negative."""
     step = Interval("run1", at, -7200.0, Hearing.CLOCK_STEP, "clock")
     assert (cut_interval(step, since, until) == step) is (since <= at < until)
+
+
+SECOND = 1_000_000
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 60),
+            st.integers(0, 30),
+            st.sampled_from(["", "microphone", "stopped"]),
+            st.sampled_from(["garden", "hedge"]),
+        ),
+        max_size=15,
+    )
+)
+def test_no_second_counts_twice_however_intervals_overlap(
+    told: list[tuple[int, int, str, str]],
+) -> None:
+    """Held against counting second by second; what was heard once was heard."""
+    stretches = [
+        Stretch(
+            station,
+            Interval(
+                f"run{n}",
+                start * SECOND,
+                float(duration),
+                Hearing.LOST if cause else Hearing.HEARD,
+                cause,
+            ),
+        )
+        for n, (start, duration, cause, station) in enumerate(told)
+    ]
+    sums = {(s.station, s.state): 0.0 for s in sum_stretches(stretches)}
+    for s in sum_stretches(stretches):
+        sums[s.station, s.state] += s.duration_s
+    for station in {stretch.station for stretch in stretches}:
+        seconds: dict[Hearing, set[int]] = {Hearing.HEARD: set(), Hearing.LOST: set()}
+        for start, duration, cause, whose in told:
+            if whose == station:
+                state = Hearing.LOST if cause else Hearing.HEARD
+                seconds[state].update(range(start, start + duration))
+        heard = seconds[Hearing.HEARD]
+        assert sums.get((station, Hearing.HEARD), 0.0) == len(heard)
+        assert sums.get((station, Hearing.LOST), 0.0) == len(seconds[Hearing.LOST] - heard)
+
+
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    runs=st.lists(
+        st.lists(
+            st.tuples(st.sampled_from(["heard", "gap", "wait", "step"]), st.floats(0.01, 5_000)),
+            max_size=12,
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    asked=st.tuples(st.floats(-20_000, 60_000), st.floats(1, 60_000)),
+)
+def test_coverage_adds_up_to_what_was_asked(
+    fresh: Callable[[str], AbstractContextManager[Path]],
+    runs: list[list[tuple[str, float]]],
+    asked: tuple[float, float],
+) -> None:
+    """Runs, gaps, waits, and a clock that is set between and within them: nothing is negative."""
+    with fresh("station.db") as path:
+        clock, store = FakeClock(), StationStore(path)
+        began = clock.wall()
+        for number, happenings in enumerate(runs):
+            live(Ledger(f"run{number}", clock, lambda i: store.record_intervals([i])), clock,
+                 happenings, store.last_interval())  # fmt: skip
+            clock.step(happenings[0][1] * (-1 if number % 2 else 1) if happenings else 0)
+        since = began + round(asked[0] * SECOND)
+        until = since + round(asked[1] * SECOND)
+        found = coverage(store, since, until)
+        store.close()
+    known_s = sum(s.duration_s for s in found.sums if s.state is not Hearing.CLOCK_STEP)
+    assert all(s.duration_s >= 0 for s in found.sums if s.state is not Hearing.CLOCK_STEP)
+    assert known_s <= (until - since) / SECOND + 1e-3
+
+
+def live(
+    ledger: Ledger, clock: FakeClock, happenings: list[tuple[str, float]], last: Interval | None
+) -> None:
+    """Let a run hear, lose and wait."""
+    if last:
+        ledger.was_stopped(last.started_at + round(last.duration_s * SECOND))
+    for what, seconds in happenings:
+        if what == "step":
+            clock.step(seconds if round(seconds * 10) % 2 else -seconds)
+            continue
+        clock.advance(seconds)
+        if what == "wait":
+            ledger.waited("microphone")
+        else:
+            gap = round(seconds * 500) if what == "gap" else 0
+            ledger.heard(AudioChunk(np.zeros(1, np.float32), 1_000, 0, gap, ""))
+    ledger.close()
+
+
+def test_an_interval_that_grows_is_known_as_far_as_it_has_grown(store: StationStore) -> None:
+    """In the place of what station.db holds of it, and also where that holds nothing yet."""
+    store.record_intervals([interval(DAWN, duration_s=60.0)])
+    grown = interval(DAWN, duration_s=64.0)
+    new = interval(DAWN + 100 * SECOND, duration_s=3.0, run_id="other")
+    for newest, heard_s in (
+        (None, 60.0),
+        (grown, 64.0),
+        (new, 63.0),
+        (replace(grown, duration_s=9.0), 60.0),
+    ):
+        found = coverage(store, DAWN, DAWN + 1_000 * SECOND, newest=newest)
+        assert [s.duration_s for s in found.sums] == [heard_s]
