@@ -45,6 +45,7 @@ from bench.run_live import (
     delays,
     station,
     subscriber,
+    told_health,
     write_sound,
 )
 from fieldstation.bundle import Bundle, find_bundle, load_bundle
@@ -178,7 +179,7 @@ def run_once(
         worker = [Usage(pid) for pid in children(process.pid, "worker")]
         for one in worker:
             one.sample()
-    health = json.loads((state / "health.json").read_text())
+    health = told_health(state)
     return {
         "station": usage.told(),
         "worker_memory_mb": [round(one.memory_mb[0], 1) for one in worker],

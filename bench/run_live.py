@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -41,6 +42,7 @@ from fieldstation.bundle import Bundle, find_bundle, load_bundle
 from fieldstation.clock import US_PER_S, parse_instant
 from fieldstation.config import EventSettings
 from fieldstation.demo import RECORDING
+from fieldstation.state import State
 from tests.system import sound
 from tests.system.sound import SoundServer, sound_server
 
@@ -149,7 +151,7 @@ def measure(
                 time.sleep(SAMPLE_S)
             time.sleep(bundle.window_s + 1)
         rows.stop.set()
-    health = json.loads((state / "health.json").read_text())
+    health = told_health(state)
     return {
         "played_s": soundfile.info(play).duration,
         "station": usage[0].told(),
@@ -157,6 +159,12 @@ def measure(
         **delays(told, rows, bundle.window_s / 2),
         "health": {name: health[name] for name in HEALTH},
     }
+
+
+def told_health(state: Path) -> dict[str, Any]:
+    """Return what a station last said of itself."""
+    vitals = State(state).told_vitals()
+    return vitals.read("health") if vitals else {}
 
 
 def delays(told: Path, rows: RowWatch, hop_s: float) -> dict[str, object]:

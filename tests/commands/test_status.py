@@ -273,7 +273,7 @@ def command_line(pid: int) -> str:
 
 def files_below(folder: Path) -> list[Path]:
     found = [path for path in folder.rglob("*") if path.is_file()]
-    assert any(path.name == "health.json" for path in found)
+    assert any(path.name == "station.lock" for path in found)
     return found
 
 

@@ -339,19 +339,21 @@ def test_a_full_disk_ends_no_station_for_good(
 
 
 def test_a_disk_that_gives_up_is_told_and_what_it_had_is_kept(
-    make_station: MakeStation, player: Player, disk: Disk, counts: Counts
+    make_station: MakeStation, player: Player, tmp_path: Path, disk: Disk, counts: Counts
 ) -> None:
     """Read-only for good (ext4's abort): the station hears on in memory until the machine boots."""
-    station = make_station(**LIVE)
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    station = make_station(environment=environment, **LIVE)
     begin(station, player)
     wait_for(lambda: n_logged(station) > 1)
     kept = n_logged(station)
     disk.give_up()
     n = len(player.calls)
-    wait_for(lambda: len(player.calls) > n + 4)
+    wait_for(lambda: len(player.calls) > n + 6)
     told = check(station)
-    assert "read-only" in told, told
-    heard = station.said().count("Sonus")
+    assert "problem" in told, told
+    assert "station.db" in told, told
+    heard = station.said().count(" (Sonus")
     assert station.stop() == 0, station.said()
     refused = station.start_to_end()
     disk.unmount()
