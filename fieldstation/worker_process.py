@@ -51,7 +51,7 @@ class WorkerProcess:
         """
         self._command = command
         self._process: subprocess.Popen[str] | None = None
-        self._backoff = backoff or Backoff(1.0, 120.0)
+        self._backoff = backoff or Backoff(0.5, 30.0)
         self._started_at = self._retry_at = 0.0
         self._fault = ""
 
