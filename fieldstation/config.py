@@ -193,6 +193,12 @@ class AudioSettings:
         "", "Microphone by name, index or id (`fieldstation devices`); empty: default"
     )
     channel: int = setting(0, "Channel to hear, from 1; 0 mixes all", low=0, high=64)
+    dead_s: float = setting(
+        60.0,
+        "Seconds of nothing but zeros that are a dead microphone; 0: never",
+        low=0,
+        high=86_400,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fieldstation.audio.level import Level, Meter
+from fieldstation.audio.level import Clipping, Level, Meter
 from fieldstation.audio.source import AudioSource
 from fieldstation.records import AudioChunk
 from fieldstation.station import Station
@@ -69,6 +69,7 @@ class Listening:
         self._live = live
         self._passed_s = 0.0
         self._meter = Meter()
+        self._clipping = Clipping()
         self._heard = Heard()
         self._source: AudioSource | None = None
         self._beat: Callable[[], None] = lambda: None
@@ -113,6 +114,11 @@ class Listening:
         """Return the counts, for health."""
         return self._heard
 
+    @property
+    def problem(self) -> str:
+        """Return what is wrong with the sound itself, and the mend; empty while all is well."""
+        return self._clipping.problem
+
     def level(self) -> Level:
         """Return the level since the last call, for the meter."""
         return self._meter.take()
@@ -135,6 +141,7 @@ class Listening:
     def _hear(self, chunk: AudioChunk) -> None:
         began = time.monotonic()
         self._meter.add(chunk.samples)
+        self._clipping.add(chunk.samples.size, chunk.n_clipped, chunk.sample_rate)
         self._count(self._station.process(chunk))
         gap_s = chunk.gap / chunk.sample_rate
         self._heard = replace(

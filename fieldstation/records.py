@@ -200,7 +200,7 @@ class Interval:
     """By the monotonic clock; of a clock step, wall minus monotonic (signed)"""
     state: Hearing
     cause: str = ""
-    """stopped, starting, microphone, overflow, asleep, behind or disk; empty where heard"""
+    """stopped, starting, microphone, dead, overflow, asleep, behind or disk; empty where heard"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -562,6 +562,7 @@ class Service:
             logged and (logged.fault or logged.connection.fault),
             self._clips and self._clips.fault,
             self._source.problem,
+            self._listening.problem,
             self._metrics and self._metrics.fault,
             *self._painting.problems(),
             *(f"{name}: {why}" for name, why in self._failed_chores().items()),

@@ -33,6 +33,34 @@ def measure(samples: Samples) -> Level:
     return meter.take()
 
 
+CLIPS_FROM = 1e-3
+"""Share of samples at full scale: a click does not reach it, an overdriven input does"""
+CLIPPING_WINDOW_S = 10.0
+
+
+class Clipping:
+    """Tells whether an input is overdriven, from the samples at full scale of the last seconds."""
+
+    def __init__(self) -> None:
+        self._n = self._n_clipped = 0
+        self._is_clipping = False
+
+    @property
+    def problem(self) -> str:
+        """Return what is wrong, and the mend; empty while all is well."""
+        if not self._is_clipping:
+            return ""
+        return "the sound clips, 1 sample in 1,000 or more: turn the microphone down"
+
+    def add(self, n: int, n_clipped: int, sample_rate: int) -> None:
+        """Count in a chunk."""
+        self._n += n
+        self._n_clipped += n_clipped
+        if self._n >= CLIPPING_WINDOW_S * sample_rate:
+            self._is_clipping = self._n_clipped >= CLIPS_FROM * self._n
+            self._n = self._n_clipped = 0
+
+
 class Meter:
     """A running level: what one thread adds, another may take."""
 

@@ -37,7 +37,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CAUSE = "microphone"
+CAUSE, DEAD = "microphone", "dead"
+"""It gives nothing; it gives nothing but zeros"""
 
 
 def list_devices() -> list[Device]:
@@ -68,10 +69,11 @@ class Patience:
     """Without a block it counts as waiting"""
     stall_s: float = 2.0
     """Without a block it is taken for gone"""
-    retry_s: tuple[float, float] = (0.5, 5.0)
-    """Shortest and longest wait before it is opened again"""
+    retry_s: tuple[float, float] = (0.5, 3.0)
+    """Shortest and longest wait before it is opened again: with what opening takes, it is heard
+    within 5 s of its return"""
     dead_s: float = 60.0
-    """Of nothing but zeros: no microphone in the world is that quiet"""
+    """Of nothing but zeros: no microphone in the world is that quiet; infinite: one may be"""
     ahead_s: float = 1.0
     """More sound than time by this much: the device runs at another rate than it says"""
 
@@ -135,6 +137,7 @@ class Microphone:
         self._delays = self._back_off()
         self._unheard = 0
         """Samples that came but were no sound, since the last chunk"""
+        self._unheard_cause = CAUSE
         self._zeros_s = 0.0
         if not wait:
             self._choose()
@@ -272,11 +275,12 @@ class Microphone:
     ) -> AudioChunk | None:
         """Return the block as a chunk, or None where it holds no sound."""
         lost = placed.n_lost + self._unheard
-        if not self._is_sound(block.frames, sample_rate):
+        if why_not := self._why_no_sound(block.frames, sample_rate):
             self._unheard = lost + len(block.frames)
-            self._on_wait(CAUSE)
+            self._unheard_cause = why_not
+            self._on_wait(why_not)
             return None
-        cause = _cause(block, placed, first, self._unheard)
+        cause = _cause(block, placed, first, self._unheard_cause if self._unheard else "")
         self._unheard = 0
         self._recover()
         samples, n_clipped = to_mono(block.frames, self._channel)
@@ -287,18 +291,19 @@ class Microphone:
             samples, sample_rate, placed.captured_at, gap, cause if gap else "", n_clipped
         )
 
-    def _is_sound(self, frames: Samples, sample_rate: int) -> bool:
+    def _why_no_sound(self, frames: Samples, sample_rate: int) -> str:
+        """Return the cause for which a block is not heard; empty where it is sound."""
         if not np.isfinite(frames).all():
             self._report(f"{self._state.device!r} sends samples that are no numbers: left out")
-            return False
+            return CAUSE
         self._zeros_s = 0.0 if frames.any() else self._zeros_s + len(frames) / sample_rate
         if self._zeros_s < self._patience.dead_s:
-            return True
+            return ""
         self._report(
             f"{self._state.device!r} has sent nothing but zeros for "
             f"{self._patience.dead_s:.0f} s: is it muted or switched off?"
         )
-        return False
+        return DEAD
 
     def _count(self, block: Block, n_lost: int, n_clipped: int) -> None:
         state = self._state
@@ -336,10 +341,16 @@ class Microphone:
                 return
 
 
-def _cause(block: Block, placed: Placed, first: bool, unheard: int) -> str:
-    """Return why sound is missing before a block, where some is."""
+def _cause(block: Block, placed: Placed, first: bool, unheard_cause: str) -> str:
+    """Return why sound is missing before a block, where some is.
+
+    Args:
+        unheard_cause: why the blocks before it were no sound; empty where they were.
+    """
+    if unheard_cause:
+        return unheard_cause
     if block.n_dropped:
         return "behind"
     if placed.n_lost and not first:
         return "overflow"
-    return CAUSE if first or unheard else "clock"
+    return CAUSE if first else "clock"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -275,11 +276,12 @@ def _opener(args: argparse.Namespace, settings: Settings) -> Callable[[OnWait], 
             return StandardInput(
                 args.rate or 48_000, args.channels or 1, channel=channel, on_wait=on_wait
             )
-        from fieldstation.audio.microphone import Microphone
+        from fieldstation.audio.microphone import Microphone, Patience
 
         device = settings.audio.device
         spec = int(device) if device.isdecimal() else device or None
-        return Microphone(spec, channel, on_wait=on_wait, wait=args.wait)
+        patience = Patience(dead_s=settings.audio.dead_s or math.inf)
+        return Microphone(spec, channel, on_wait=on_wait, wait=args.wait, patience=patience)
 
     return open_source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fieldstation.audio.level import FLOOR_DBFS, SILENCE, Meter, measure
+from fieldstation.audio.level import FLOOR_DBFS, SILENCE, Clipping, Meter, measure
 
 
 def test_a_full_scale_sine_is_three_decibels_below_a_square() -> None:
@@ -38,3 +38,12 @@ def test_a_meter_tells_what_came_since_it_was_read() -> None:
     assert level.rms_dbfs == pytest.approx(measure(sound).rms_dbfs)
     assert level.peak_dbfs == pytest.approx(-6.0206, abs=1e-3)
     assert meter.take() == SILENCE
+
+
+def test_clipping_is_told_for_as_long_as_it_lasts() -> None:
+    """A click is none; an overdriven input is told within ten seconds, and its end too."""
+    clipping, told = Clipping(), []
+    for second in range(60):
+        clipping.add(1_000, {3: 1}.get(second, 50 if 20 <= second < 40 else 0), 1_000)
+        told.append(bool(clipping.problem))
+    assert told == [False] * 29 + [True] * 20 + [False] * 11

@@ -142,7 +142,8 @@ def test_a_minute_of_zeros_is_a_dead_microphone(caplog: pytest.LogCaptureFixture
     room = Room(Session([*zeros, (stereo(), False)]), queue_s=200.0)
     chunks = room.listen()
     assert len(chunks) == 60  # 59 s of zeros are believed, then the sound
-    assert (chunks[-1].gap, chunks[-1].cause) == (41 * 48_000, "microphone")
+    assert (chunks[-1].gap, chunks[-1].cause) == (41 * 48_000, "dead")
+    assert room.waits.count("dead") == 41
     assert chunks[-1].captured_at - chunks[0].captured_at == 100_000_000
     texts = [r.message for r in caplog.records]
     assert sum("nothing but zeros for 60 s" in t for t in texts) == 1
