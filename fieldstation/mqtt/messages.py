@@ -52,6 +52,10 @@ MAX_PNG = 48 * 1024
 """Bytes of a picture; as base64 64 kB"""
 MAX_LEVEL_BYTES = 64
 MAX_NAME, MAX_SOURCE, MAX_REASON = 200, 1_000, 500
+EARLIEST_AT = parse_instant("0001-01-03T00:00:00Z")
+LATEST_AT = parse_instant("9999-12-29T00:00:00Z")
+"""Python's first and last dates, and room for a time zone: whoever reads the log derives local
+dates, and an instant without one would end the reader"""
 INTEGER_DIGITS = 19
 """A signed 64-bit integer, the widest that both databases hold, has no more"""
 
@@ -661,9 +665,12 @@ def _finite(value: object) -> object:
 
 def _instant(fields: Mapping[str, Any], name: str) -> int:
     try:
-        return parse_instant(fields[name])
+        at = parse_instant(fields[name])
     except ValueError:
         raise Unfit(f"{name} is {fields[name]!r}; there is no such instant") from None
+    if not EARLIEST_AT <= at <= LATEST_AT:
+        raise Unfit(f"{name} is {fields[name]!r}; not every time zone has a date for it")
+    return at
 
 
 def _date(text: str) -> str:
@@ -736,9 +743,12 @@ def _interval(fields: Mapping[str, Any]) -> Interval:
     state = Hearing(fields["state"])
     if fields["duration_s"] < 0 and state is not Hearing.CLOCK_STEP:
         raise Unfit(f"duration_s is {fields['duration_s']}; only a clock step is negative")
+    started_at = _instant(fields, "started_at")
+    if started_at + round(fields["duration_s"] * US_PER_S) > LATEST_AT:
+        raise Unfit(f"duration_s is {fields['duration_s']}; the interval has no end")
     return Interval(
         run_id=fields["run_id"],
-        started_at=_instant(fields, "started_at"),
+        started_at=started_at,
         duration_s=float(fields["duration_s"]),
         state=state,
         cause=fields.get("cause", ""),

@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tests.mqtt.wire_examples import EXAMPLES
@@ -190,7 +191,11 @@ def _png(width: int, height: int, colour: bytes, pixels: bytes) -> bytes:
 
 def _bomb(chance: random.Random, _: bytes) -> bytes:
     """Return a small file that says it is large, or is: 40 MB of zeros in 40 kB."""
-    side = chance.choice((1, 128, 6_000, 2**31 - 1))
+    return _large_png(chance.choice((1, 128, 6_000, 2**31 - 1)))
+
+
+@cache
+def _large_png(side: int) -> bytes:
     return _png(side, side, b"\x02\0\0\0", bytes(40_000_000 if side > 128 else 60_000))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
@@ -41,6 +43,8 @@ READERS: dict[str, Callable[[str, bytes], object]] = {
 NOW = 1_777_600_000_000_000
 SEED = 20261121
 LONGEST_REASON = 600
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What a terminal obeys"""
 CONTROL = "'*[' || char(1) || '-' || char(31) || char(127) || ']*'"
 BAD_ROWS = {
     "detections": f"""
@@ -88,7 +92,7 @@ def test_a_fuzzed_message_is_read_or_refused_with_a_reason(
     for topic, payload in fuzz.messages(SEED, n):
         found = read(topic, payload)
         tally["refused" if isinstance(found, str) else "read"] += 1
-        assert "\n" not in describe(topic, payload)
+        assert not CONTROLS.search(describe(topic, payload))
         if isinstance(found, str):
             log_away(log, topic, payload, found, tally["refused"])
         elif isinstance(found, Detection):
@@ -99,6 +103,8 @@ def test_a_fuzzed_message_is_read_or_refused_with_a_reason(
         log.record(detections[first : first + 500], NOW)
     log.close()
     rows = check_log(tmp_path / "log.db")
+    if long:
+        check_questions(tmp_path / "log.db")
     assert tally["read"] > n / 10
     counts(
         made="fuzzed bytes and fields, read by every reader",
@@ -107,6 +113,23 @@ def test_a_fuzzed_message_is_read_or_refused_with_a_reason(
         **tally,
         **{f"rows_in_{table}": number for table, number in rows.items()},
     )
+
+
+QUESTIONS = (
+    ("detections", "--format", "csv"),
+    ("species",),
+    ("coverage", "--since", "1990-01-01"),
+    ("coverage", "--since", "1990-01-01", "--intervals"),
+)
+
+
+def check_questions(log: Path) -> None:
+    """See that every command that reads a log can say what is in this one."""
+    for words in QUESTIONS:
+        database = ["--database", f"sqlite:///{log}", "--state", str(log.parent)]
+        command = [sys.executable, "-m", "fieldstation", *words, *database]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
 
 
 def read(topic: str, payload: bytes) -> object:
@@ -165,9 +188,9 @@ class Sender:
         self._client.loop_start()
         self._n_sent = 0
 
-    def send(self, topic: str, payload: bytes) -> None:
+    def send(self, topic: str, payload: bytes, qos: int = 1) -> None:
         """Publish, and wait while many are under way."""
-        self._client.publish(topic, payload, qos=1)
+        self._client.publish(topic, payload, qos=qos)
         self._n_sent += 1
         while self._n_sent - self.n_taken > 500:
             time.sleep(0.01)
@@ -206,7 +229,7 @@ def command(folder: Path, name: str, *arguments: object) -> Iterator[subprocess.
         process.wait()
     text = (folder / f"{name}.log").read_text(errors="strict")
     assert "Traceback" not in text
-    assert not any(ord(letter) < 32 and letter != "\n" for letter in text)
+    assert not CONTROLS.search(text.replace("\n", ""))
 
 
 def played_rows(log: Path, key: str, calls: list[Call]) -> int:
@@ -283,3 +306,45 @@ def wait_until_still(log: Path) -> None:
     while (now := ask(log, query)) != seen:
         seen = now
         time.sleep(1.0)
+
+
+@needs_strangers
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_flood_of_large_messages_does_not_fill_the_memory(
+    qos: int, tmp_path: Path, counts: Counts, long: bool
+) -> None:
+    """What the hub has not taken yet stays at the broker, or is dropped there."""
+    if not long:
+        pytest.skip("with --long")
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    with command(tmp_path, "log", "--broker", broker.url, "--state", tmp_path / "hub") as hub:
+        log = tmp_path / "hub" / "hub" / "log.db"
+        wait_for(lambda: "connected" in (tmp_path / "log.log").read_text())
+        before_kb = most_memory_kb(hub.pid)
+        sender = Sender(broker.port)
+        # Dear to read: numbers are objects, and it is JSON to the end.
+        body = b'{"schema":"fieldstation.detection/1","x":[' + b"1.5," * 60_000 + b"1]}"
+        for number in range(3_000):
+            sender.send(f"fieldstation/s{number}/detection", body, qos)
+        sender.send("fieldstation/garden/detection", EXAMPLES["detection"].payload)
+        sender.finish()
+        wait_for(lambda: count(log, "detections") == 1, 600)
+        most_kb = most_memory_kb(hub.pid)
+    broker.kill()
+    assert check_log(log)["quarantine"] > 0
+    assert most_kb - before_kb < 320 * 1024
+    counts(
+        made=f"3,000 messages of 240 kB at once, QoS {qos}",
+        promised="bounded memory; what fits is logged",
+        memory_before_mb=before_kb / 1024,
+        most_memory_mb=most_kb / 1024,
+        in_quarantine=count(log, "quarantine"),
+    )
+
+
+def most_memory_kb(pid: int) -> int:
+    """Return the most memory that a process ever held, in kB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldstation.clock import parse_instant
 from fieldstation.mqtt import messages
 from fieldstation.mqtt.messages import (
     Coverage,
@@ -44,7 +43,7 @@ READERS: dict[str, Callable[[str, bytes], object]] = {
     "image": messages.read_image,
 }
 
-instants = st.integers(0, parse_instant("9999-12-31T23:59:59.999999Z"))
+instants = st.integers(0, messages.LATEST_AT)
 ids = st.text("0123456789abcdef-_.:", min_size=1, max_size=64)
 texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=60)
 stations = texts.map(topic_level)
@@ -85,7 +84,7 @@ def detections(draw: st.DrawFn) -> Detection:
 intervals = st.builds(
     Interval,
     run_id=ids,
-    started_at=instants,
+    started_at=st.integers(0, messages.LATEST_AT - 10**15),
     duration_s=st.floats(0, 1e9),
     state=st.sampled_from(Hearing),
     cause=st.just("") | texts,
@@ -263,6 +262,8 @@ def altered(**changes: Any) -> bytes:
         ({"started_at": "2026-05-01T04:12:07+02:00"}, "started_at"),
         ({"started_at": "2026-02-30T04:12:07Z"}, "no such instant"),
         ({"started_at": "2026-05-01T04:12:07Z\n"}, "control"),
+        ({"started_at": "0001-01-01T00:00:00Z"}, "time zone"),
+        ({"ended_at": "9999-12-31T23:59:59Z"}, "time zone"),
         ({"ended_at": "2020-05-01T04:12:07Z"}, "before"),
         ({"timezone": "Europe"}, "no such zone"),
         ({"timezone": "../../etc/passwd"}, "timezone"),
@@ -286,6 +287,14 @@ def test_a_field_that_does_not_fit_is_named(changes: dict[str, Any], reason: str
     """The reason goes to the quarantine, where a person reads it."""
     with pytest.raises(Unfit, match=reason):
         messages.read_detection(TOPIC, altered(**changes))
+
+
+def test_an_interval_ends_before_time_does() -> None:
+    """Whoever sums hours derives local dates from both its ends."""
+    endless = Interval("run-1", messages.LATEST_AT, 1.0, Hearing.HEARD)
+    told = messages.coverage_message(Coverage("garden", KEY, "c-1", (endless,)))
+    with pytest.raises(Unfit, match="no end"):
+        messages.read_coverage(told.topic, told.payload)
 
 
 def test_unknown_fields_are_let_through() -> None:
