@@ -11,7 +11,7 @@ from fieldstation.bundle import Bundle
 from fieldstation.clock import Clock
 from fieldstation.config import Settings
 from fieldstation.pictures import are_wanted
-from fieldstation.store.errors import StoreError, StoreUnavailable
+from fieldstation.store.errors import StoreError
 from fieldstation.store.jobs import Jobs, QueueState
 from fieldstation.store.late_log import LateLog
 from fieldstation.worker_process import Command, WorkerProcess
@@ -80,6 +80,7 @@ class Painting:
         """End the worker; what waits stays in the log."""
         if self._worker:
             self._worker.stop()
+        self._look()
 
     def all_done(self) -> bool:
         """Return whether no picture of this station is to be waited for any more."""
@@ -89,11 +90,7 @@ class Painting:
         if now < self._next_look_at:
             return False
         self._next_look_at = now + LOOK_S
-        try:
-            state = self._state = self._jobs.state(self._station)
-        except StoreUnavailable:  # whoever uses the log next says so
-            return False
-        return state.n_waiting == state.n_unpublished == 0
+        return self._look() and self._state.n_waiting == self._state.n_unpublished == 0
 
     def state(self) -> QueueState:
         """Return how the queue was when it was last looked at."""
@@ -103,10 +100,8 @@ class Painting:
         """Return what health tells of pictures; old counts while the log cannot be read."""
         if self._jobs is None:
             return {}
-        try:
-            self._state = self._jobs.state(self._station)
-        except StoreError as error:
-            log.warning("health tells old counts of pictures: %s", error)
+        if not self._look():
+            log.warning("health tells old counts of pictures: the log cannot be read")
         state = self._state
         return {
             "n_pictures_waiting": state.n_waiting,
@@ -125,3 +120,13 @@ class Painting:
                 "`fieldstation images --only parked`"
             )
         return found
+
+    def _look(self) -> bool:
+        """Look at the queue; return whether that was possible."""
+        if self._jobs is None:
+            return False
+        try:
+            self._state = self._jobs.state(self._station)
+        except StoreError:  # whoever uses the log next says what is wrong
+            return False
+        return True

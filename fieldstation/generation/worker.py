@@ -36,7 +36,8 @@ BATCH_S = 8.0
 """A batch shall take no longer: others wait for it, and so does who stops us"""
 MOST_AT_ONCE = 8
 HANGS_S = 600.0
-"""Painting a batch that takes so long has hung; shorter than a claim's lease"""
+"""Painting a batch that takes so long has hung. On a CPU the processor's time counts: where others
+want it all, an idle thread gets none for as long as they do"""
 LONGEST_WAIT_S = 30.0
 REASON_LENGTH = 300
 

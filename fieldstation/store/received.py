@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
 from fieldstation.errors import PassingError
 from fieldstation.records import Picture
@@ -56,7 +55,7 @@ class ReceivedPictures:
         """
         with self._database().read() as connection:
             known = _known(connection, picture)
-            if known and (known.sha256 != picture.image.sha256 or self._is_here(known.file)):
+            if known and (self._is_here(known[0]) or known[1] != picture.image.sha256):
                 return ""
             reason = "" if known else _misfit(connection, picture)
         reason = reason or self._look_inside(picture, png)
@@ -87,7 +86,7 @@ class ReceivedPictures:
         return ""
 
 
-def _known(connection: Connection, picture: Picture) -> Row[Any] | None:
+def _known(connection: Connection, picture: Picture) -> tuple[str, str] | None:
     """Return the file and sha256 of a picture that the log has; None where it has it not."""
     image = picture.image
     known = select(IMAGES.c.file, IMAGES.c.sha256).where(
@@ -96,7 +95,8 @@ def _known(connection: Connection, picture: Picture) -> Row[Any] | None:
         IMAGES.c.seed == image.seed,
         IMAGES.c.file.is_not(None),
     )
-    return connection.execute(known).first()
+    row = connection.execute(known).first()
+    return None if row is None else (row.file, row.sha256)
 
 
 def _misfit(connection: Connection, picture: Picture) -> str:

@@ -1,0 +1,36 @@
+"""A worker gives way: in a process of its own, since what is given up cannot be taken back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LOOK = """
+import os, threading
+from pathlib import Path
+from fieldstation.generation.low_priority import compute_when_idle, give_way
+
+def tell():
+    print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_IDLE)
+
+give_way()
+print(Path("/proc/self/oom_score_adj").read_text().strip())
+tell()
+thread = threading.Thread(target=lambda: (compute_when_idle(), tell()))
+thread.start()
+thread.join()
+tell()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_what_computes_runs_when_idle_and_what_holds_locks_does_not() -> None:
+    """The lowest nice for all, the idle class for the one thread; first to go without memory."""
+    root = Path(__file__).parents[2]
+    said = subprocess.run(
+        [sys.executable, "-c", LOOK], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert said.stdout.splitlines() == ["900", "19 False", "19 True", "19 False"]
