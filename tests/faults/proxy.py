@@ -92,10 +92,10 @@ class Door:
     CONNACK = bytes([0x20, 0x03, 0x00, 0x00, 0x00])
     """MQTT 5: success, no properties"""
 
-    def __init__(self, manner: str) -> None:
+    def __init__(self, manner: str, port: int = 0) -> None:
         self.knocks: list[Knock] = []
         self._manner = manner
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_server(("127.0.0.1", port))
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -117,7 +117,10 @@ class Door:
     def _meet(self, client: socket.socket, _: object) -> None:
         came_s = time.monotonic()
         with client, suppress(OSError):
-            knock = Knock(_client_id(client.recv(4096)), came_s)
+            packet = client.recv(4096)
+            if not packet:  # a look whether the port is free: nothing was told
+                return
+            knock = Knock(_client_id(packet), came_s)
             self.knocks.append(knock)
             if self._manner == "accepts":
                 client.sendall(self.CONNACK)

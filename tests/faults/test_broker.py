@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fieldstation.mqtt.broker import find_program
+from fieldstation.mqtt.broker import find_program, is_free
 from tests.faults.conftest import Counts, MakeStation
 from tests.faults.played import Player, match, wait_for
 from tests.faults.proxy import Door, Knock, Proxy
@@ -40,7 +42,7 @@ class Scene:
 
     def n_logged(self) -> int:
         """Return how many detections are in the log."""
-        return count(self.station.state / "log.db", "detections")
+        return n_logged(self.station)
 
     def password(self, word: str) -> None:
         """Let the broker know station and stranger by a password, from its next start on."""
@@ -140,7 +142,7 @@ def test_whatever_becomes_of_the_broker_everything_arrives_once(
                 before = scene.n_committed()
 
                 def wait(before: int = before) -> None:
-                    time.sleep(200 if long else 0.5)
+                    time.sleep(100 if long else 0)
                     wait_for(lambda: scene.n_committed() >= before + 2)
 
                 FAULTS[name](scene, wait)
@@ -149,7 +151,7 @@ def test_whatever_becomes_of_the_broker_everything_arrives_once(
                 wait_for(lambda n=committed: scene.n_logged() >= n, RETURN_S)
                 back_s.append(time.monotonic() - began)
             player.leave()
-            assert scene.station.wait() == 0, scene.station.said()
+            assert scene.station.wait(RETURN_S) == 0, scene.station.said()
             n_logged = check_all(scene, player, heard)
     counts(
         made=f"the broker {names.replace(' ', ', then ')}",
@@ -174,8 +176,8 @@ def test_attempts_come_one_at_a_time_and_ever_more_rarely(
     station = make_station(settings=f'[mqtt]\nurl = "mqtt://127.0.0.1:{door.port}"\n')
     station.start()
     player.play_to(station.take_pipe())
-    time.sleep(300 if long else 2)
-    wait_for(lambda: len({knock.client for knock in door.knocks}) == 2)
+    time.sleep(150 if long else 1)
+    wait_for(lambda: len({knock.client for knock in door.knocks}) == 2 and len(door.knocks) >= 4)
     station.kill()
     door.close()
     clients = sorted({knock.client for knock in door.knocks})
@@ -195,3 +197,52 @@ def test_attempts_come_one_at_a_time_and_ever_more_rarely(
 def waits_of(knocks: list[Knock]) -> list[float]:
     """Return how long a client waited after each attempt, in seconds."""
     return [later.came_s - earlier.left_s for earlier, later in pairwise(knocks)]
+
+
+def test_its_own_broker_is_killed_and_a_thief_takes_the_port(
+    make_station: MakeStation, player: Player, counts: Counts, long: bool
+) -> None:
+    """The station goes on, has its broker back elsewhere, and tells the thief nothing."""
+    if not long:
+        pytest.skip("with --long")
+    station = make_station()
+    station.start()
+    player.play_to(station.take_pipe())
+    told, ports = [], []
+    for _ in range(5):
+        n_calls = len(player.calls)
+        wait_for(lambda n=n_calls: n_logged(station) > n)
+        ports.append(station.reader()[1])
+        door = steal(station, ports[-1])
+        wait_for(lambda: station.reader()[1] != ports[-1], 120)
+        time.sleep(2)
+        told += door.knocks
+        door.close()
+    player.leave()
+    assert station.wait(RETURN_S) == 0, station.said()
+    assert not told
+    rows = ask(station.state / "log.db", "SELECT scientific_name, started_at FROM detections")
+    assert len(rows) == len(player.calls)
+    counts(
+        made="its own broker killed, and its port taken by another process",
+        promised="back on another port; the thief is told nothing; each call once in the log",
+        kills=len(ports),
+        connections_to_the_thief=len(told),
+        calls_played=len(player.calls),
+        in_the_log=len(rows),
+    )
+
+
+def steal(station: Station, port: int) -> Door:
+    """Kill a station's broker and listen in its place, before the station looks."""
+    station.signal(signal.SIGSTOP)
+    os.kill(int((station.state / "broker" / "pid").read_text()), signal.SIGKILL)
+    wait_for(lambda: is_free(port))
+    door = Door("silent", port)
+    station.signal(signal.SIGCONT)
+    return door
+
+
+def n_logged(station: Station) -> int:
+    """Return how many detections are in a station's log."""
+    return count(station.state / "log.db", "detections")

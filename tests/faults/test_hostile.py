@@ -305,7 +305,7 @@ def wait_until_still(log: Path) -> None:
     query, seen = "SELECT sum(n_seen) AS n, max(id) AS last FROM quarantine", None
     while (now := ask(log, query)) != seen:
         seen = now
-        time.sleep(1.0)
+        time.sleep(0.5)
 
 
 @needs_strangers

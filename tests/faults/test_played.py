@@ -20,7 +20,7 @@ def test_every_call_is_a_row_and_a_message(
     station.start()
     with subscriber(tmp_path / "seen.jsonl", station.reader()) as heard:
         player.play_to(station.take_pipe())
-        wait_for(lambda: len(player.calls) >= 8)
+        wait_for(lambda: len(player.calls) >= 4)
         player.leave()
         assert station.wait() == 0, station.said()
         wait_for(lambda: len(heard.detections()) >= len(player.calls))
