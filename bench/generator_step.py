@@ -27,7 +27,7 @@ from trainer.encoder.running import cpu_session
 from trainer.generator.diffusion import Denoiser
 from trainer.generator.export import export_denoiser
 from trainer.generator.networks import UNet, count_macs, count_weights
-from trainer.generator.profiles import PROFILES, config_named
+from trainer.generator.profiles import PROFILES, config_named, diffusion_of
 
 RESULT = Path(__file__).parent / "results" / "generator_step.json"
 REPEATS = 7
@@ -58,7 +58,7 @@ def measure(name: str, size: str, batch_size: int) -> dict[str, object]:
     """Return what one profile's network costs."""
     profile = PROFILES[name]
     network = UNet(config_named(profile, size))
-    denoiser = Denoiser(network, profile.diffusion(0.5)).to(memory_format=torch.channels_last)
+    denoiser = Denoiser(network, diffusion_of(profile, 0.5)).to(memory_format=torch.channels_last)
     one = inputs(1)
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "denoiser.onnx"

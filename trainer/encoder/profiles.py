@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -14,6 +14,9 @@ from trainer.encoder.augmentation import Augmentation
 from trainer.encoder.field import N_FRAMES, FieldEncoder, FieldShape
 from trainer.encoder.mel import MelConfig
 from trainer.encoder.paper import PaperEncoder
+
+Changed = TypeVar("Changed")
+"""A profile, the encoder's or the generator's"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ def profile_named(name: str) -> Profile:
     raise ValueError(f"profile is {name!r}; {hint}")
 
 
-def changed(profile: Profile, changes: Sequence[str]) -> Profile:
+def changed(profile: Changed, changes: Sequence[str]) -> Changed:
     """Return a profile with some of its values changed: what an ablation is made of.
 
     Args:

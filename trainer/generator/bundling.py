@@ -29,7 +29,7 @@ GOLDEN_SEED = 1
 CARD = (
     *("profile", "size", "condition", "fold", "seed", "images_seen", "pretrain_images"),
     *("batch_size", "learning_rate", "precision", "seconds", "n_weights", "device"),
-    *("encoder_id", "images", "calls", "versions", "shuffled"),
+    *("encoder_id", "images", "calls", "versions", "shuffled", "changes"),
 )
 """What the card repeats of a training's result"""
 
@@ -44,6 +44,8 @@ class Packaging:
     n_steps: int | None = None
     guidance_scale: float | None = None
     painted_from: int = PAINTED_FROM
+    name: str | None = None
+    """Of the bundle; None: as its folder is called"""
 
 
 def bundle_generator(fitted: FittedGenerator, folder: Path, how: Packaging) -> Bundle:
@@ -54,6 +56,7 @@ def bundle_generator(fitted: FittedGenerator, folder: Path, how: Packaging) -> B
         BundleError: the card says what cannot be.
     """
     encoder = copied(fitted.encoder, folder)
+    encoder = replace(encoder, name=how.name or folder.resolve().name)
     generator = weights_of(fitted, how.weights)
     exported = write_denoiser(generator.denoiser, folder / DENOISER)
     save_conditions(folder, conditions_of(fitted, generator))
@@ -70,7 +73,7 @@ def copied(encoder: Bundle, folder: Path) -> Bundle:
     for name in ("encoder.onnx", "golden.npz", "NOTICE", "bundle.json"):
         if (encoder.path / name).is_file():
             shutil.copyfile(encoder.path / name, folder / name)
-    return replace(encoder, path=folder, name=folder.resolve().name, generator=None)
+    return replace(encoder, path=folder, generator=None)
 
 
 def weights_of(fitted: FittedGenerator, name: str) -> Generator:

@@ -18,11 +18,18 @@ import torch
 from fieldstation.bundle import Bundle, find_bundle, load_bundle
 from trainer.data.images import GARDEN, TRAIN, load_images, read_photographs
 from trainer.encoder.fitting import OrderError, choose_device, describe_device
+from trainer.encoder.profiles import changed
 from trainer.generator.course import Lessons, lessons_for, pixels_of, shuffled
 from trainer.generator.diffusion import Denoiser
 from trainer.generator.embeddings import Calls, load_calls
 from trainer.generator.networks import UNet, count_weights
-from trainer.generator.profiles import CONDITIONS, Profile, config_named, profile_named
+from trainer.generator.profiles import (
+    CONDITIONS,
+    Profile,
+    config_named,
+    diffusion_of,
+    profile_named,
+)
 from trainer.generator.sheets import Look
 from trainer.generator.training import (
     Generator,
@@ -55,6 +62,8 @@ class GeneratorOrder:
     profile: str = "field"
     size: str = "nano"
     condition: str = "embedding"
+    changes: tuple[str, ...] = ()
+    """Of the profile's values, for an ablation: `noise.std=1.6`"""
     images_seen: int | None = None
     """None: as the profile says"""
     pretrain_images: int | None = None
@@ -102,7 +111,7 @@ def fit_generator(order: GeneratorOrder) -> FittedGenerator:
     check_order(order)
     if order.n_threads:
         torch.set_num_threads(order.n_threads)
-    profile = profile_named(order.profile)
+    profile = changed(profile_named(order.profile), order.changes)
     encoder = load_bundle(find_bundle(order.encoder))
     images = load_images(read_photographs(order.images), order.cache)
     calls = load_calls(encoder, order.data, order.cache, order.background, order.tiers)
@@ -123,7 +132,7 @@ def set_up(order: GeneratorOrder, profile: Profile, encoder: Bundle, lessons: Le
     precision = choose_precision(order.precision, device)
     torch.manual_seed(order.seed)
     network = UNet(config_named(profile, order.size))
-    diffusion = profile.diffusion(pixel_deviation(lessons))
+    diffusion = diffusion_of(profile, pixel_deviation(lessons))
     generator = Generator(Denoiser(network, diffusion), len(lessons.species))
     generator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Training(
@@ -174,6 +183,7 @@ def identity_of(
         "seed": order.seed,
         "fold": order.fold,
         "shuffled": order.shuffled,
+        "changes": " ".join(order.changes),
         "batch_size": plan.batch_size,
         "encoder_id": encoder.encoder_id,
         "images": lessons.images.content_hash[:16],

@@ -167,7 +167,8 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     with 64 places, and it was an eighth of a training step.
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
-    return scores.softmax(dim=3).to(value.dtype) @ value
+    seen: Tensor = scores.softmax(dim=3).to(value.dtype) @ value
+    return seen
 
 
 class CheapDropout(nn.Module):

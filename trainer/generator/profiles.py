@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from trainer.generator.augmentation import Augmentation
-from trainer.generator.diffusion import Ddpm, Diffusion, Edm
+from trainer.generator.diffusion import Ddpm, Diffusion, Edm, LogNormal
 from trainer.generator.networks import UNetConfig
 
 CONDITIONS = ("embedding", "label", "mel")
@@ -22,12 +22,13 @@ class Profile:
     name: str
     images_seen: int
     """Pre-training included, unless the command line says otherwise"""
-    diffusion: Callable[[float], Diffusion]
-    """From the standard deviation of the images' pixels"""
+    noise: LogNormal | None
+    """Levels trained on, with EDM's preconditioning; None: the paper's steps, and its ε"""
     sizes: Mapping[str, UNetConfig]
     pairing: str
     """`drawn`: any call of a species with any photograph of it; `circular`: the paper's"""
     augmentation: Augmentation | None
+    dropout: float
     batch_size: int
     learning_rate: float
     warmup_images: int
@@ -54,9 +55,9 @@ class Profile:
 
 
 SIZES = {
-    "nano": UNetConfig((64, 128, 256), n_blocks=1, n_attending=1, dropout=0.1),
-    "small": UNetConfig((192, 192, 192), n_blocks=2, n_attending=2, n_embedding=512, dropout=0.1),
-    "base": UNetConfig((352, 256, 192), n_blocks=2, n_attending=2, n_embedding=512, dropout=0.1),
+    "nano": UNetConfig((64, 128, 256), n_blocks=1, n_attending=1),
+    "small": UNetConfig((192, 192, 192), n_blocks=2, n_attending=2, n_embedding=512),
+    "base": UNetConfig((352, 256, 192), n_blocks=2, n_attending=2, n_embedding=512),
 }
 """1.12, 6.4 and 18 GMAC a call (`python bench/generator_step.py --size …`)"""
 LIKE_MINIMAGEN = {
@@ -68,17 +69,18 @@ LIKE_MINIMAGEN = {
         (320, 256, 192), n_blocks=2, n_attending=2, n_embedding=512, learnt_resampling=True
     ),
 }
-"""Resampled by learnt convolutions, no dropout, attention one resolution further up; 1.23, 5.5 and
+"""Resampled by learnt convolutions, attention one resolution further up; 1.23, 5.5 and
 17 GMAC a call"""
 
 PROFILES = {
     "paper": Profile(
         name="paper",
         images_seen=100_000,
-        diffusion=lambda _: Ddpm(),
+        noise=None,
         sizes=LIKE_MINIMAGEN,
         pairing="circular",
         augmentation=None,
+        dropout=0.0,
         batch_size=16,
         learning_rate=3e-4,
         warmup_images=5_000,
@@ -97,10 +99,11 @@ PROFILES = {
     "field": Profile(
         name="field",
         images_seen=400_000,
-        diffusion=Edm,
+        noise=LogNormal(-0.8, 1.2),
         sizes=SIZES,
         pairing="drawn",
         augmentation=Augmentation(),
+        dropout=0.1,
         batch_size=16,
         learning_rate=3e-4,
         warmup_images=5_000,
@@ -128,13 +131,24 @@ def profile_named(name: str) -> Profile:
     return _named("profile", name, PROFILES)
 
 
+def diffusion_of(profile: Profile, sigma_data: float) -> Diffusion:
+    """Return how a profile makes noisy and cleans.
+
+    Args:
+        sigma_data: standard deviation of the images' pixels, in -1..1.
+    """
+    if profile.noise is None:
+        return Ddpm()
+    return Edm(sigma_data, profile.noise)
+
+
 def config_named(profile: Profile, size: str) -> UNetConfig:
     """Return the network of a profile's size.
 
     Raises:
         ValueError: there is none of that name.
     """
-    return _named("size", size, profile.sizes)
+    return replace(_named("size", size, profile.sizes), dropout=profile.dropout)
 
 
 def _named(what: str, name: str, known: Mapping[str, Named]) -> Named:

@@ -277,7 +277,7 @@ def branch_off(training: Training, checkpoint: Path) -> Progress:
 def _load(training: Training, checkpoint: Path, agrees: Sequence[str], mend: str) -> Progress:
     state = torch.load(checkpoint, map_location=training.device, weights_only=True)
     for name in agrees:
-        found, wanted = state["identity"].get(name), training.identity[name]
+        found, wanted = state["identity"].get(name, ""), training.identity[name]
         if found != wanted:
             raise ValueError(
                 f"{checkpoint} was trained with {name} {found!r}, not {wanted!r}: "

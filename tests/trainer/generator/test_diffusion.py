@@ -14,6 +14,7 @@ from trainer.generator.diffusion import (  # noqa: E402
     Ddpm,
     Denoiser,
     Edm,
+    LogNormal,
     loss_of,
     nearest_step,
     power_decay,
@@ -105,10 +106,10 @@ def test_trainer_and_station_have_one_schedule() -> None:
 
 def test_levels_are_drawn_from_the_stated_distributions() -> None:
     """ln sigma is normal for EDM, and every stratum is hit once; steps are uniform for DDPM."""
-    drawn = np.log(Edm(0.5, p_mean=-0.8, p_std=1.2).draw_sigma(4000, np.random.default_rng(1)))
+    drawn = np.log(Edm(0.5, LogNormal(-0.8, 1.2)).draw_sigma(4000, np.random.default_rng(1)))
     assert drawn.mean() == pytest.approx(-0.8, abs=0.01)
     assert drawn.std() == pytest.approx(1.2, abs=0.02)
-    few = np.sort(np.log(Edm(0.5, p_mean=0.0).draw_sigma(4, np.random.default_rng(1))))
+    few = np.sort(np.log(Edm(0.5, LogNormal(0.0)).draw_sigma(4, np.random.default_rng(1))))
     assert few[1] < 0 < few[2]
     steps = nearest_step(torch.from_numpy(Ddpm().draw_sigma(4000, np.random.default_rng(1))))
     assert float(steps.mean()) == pytest.approx(499.5, abs=20)

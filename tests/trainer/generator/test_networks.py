@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
+from trainer.encoder.profiles import changed  # noqa: E402
+from trainer.generator.diffusion import Edm, LogNormal  # noqa: E402
 from trainer.generator.networks import (  # noqa: E402
     CheapDropout,
     UNet,
@@ -15,7 +19,12 @@ from trainer.generator.networks import (  # noqa: E402
     count_weights,
     tokens_of,
 )
-from trainer.generator.profiles import PROFILES, config_named, profile_named  # noqa: E402
+from trainer.generator.profiles import (  # noqa: E402
+    PROFILES,
+    config_named,
+    diffusion_of,
+    profile_named,
+)
 
 SMALL = UNetConfig(widths=(32, 64), n_blocks=1, n_attending=1, n_embedding=64)
 
@@ -115,3 +124,14 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     torch.manual_seed(1)
     torch.testing.assert_close(dropout(ones), first)
     assert dropout.eval()(ones) is ones
+
+
+def test_an_ablation_changes_one_value() -> None:
+    """What `--change` names, and nothing else; what it cannot name is refused."""
+    field = PROFILES["field"]
+    wider = changed(field, ["noise.std=1.6", "dropout=0"])
+    assert wider == replace(field, noise=LogNormal(field.noise.mean, 1.6), dropout=0.0)
+    assert config_named(wider, "nano") == replace(config_named(field, "nano"), dropout=0.0)
+    assert diffusion_of(wider, 0.4) == Edm(0.4, wider.noise)
+    with pytest.raises(ValueError, match="no 'nose' here"):
+        changed(field, ["nose.std=1"])

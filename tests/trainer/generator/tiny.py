@@ -11,13 +11,21 @@ from tests.trainer.photographs import photograph_rows, write_photographs
 from trainer.data.images import PRETRAIN, load_images, read_photographs
 from trainer.data.recordings import Recording
 from trainer.generator.course import Lessons, lessons_for
+from trainer.generator.diffusion import LogNormal
 from trainer.generator.embeddings import Calls
 from trainer.generator.networks import UNetConfig
 from trainer.generator.profiles import PROFILES
 
-TINY = UNetConfig((32, 64), n_blocks=1, n_attending=1, n_embedding=64, dropout=0.1, unshuffle=4)
+TINY = UNetConfig((16, 32), n_blocks=1, n_attending=1, n_embedding=64, unshuffle=4)
 TINY_PROFILE = replace(
-    PROFILES["field"], sizes={"tiny": TINY}, batch_size=8, learning_rate=2e-3, n_steps=8
+    PROFILES["field"],
+    sizes={"tiny": TINY},
+    # High levels, where the colour is decided: there is little else to learn.
+    noise=LogNormal(0.4, 1.2),
+    batch_size=8,
+    learning_rate=1e-2,
+    warmup_images=100,
+    n_steps=8,
 )
 HEARD = ("Turdus merula", "Parus major")
 UNHEARD = "Erithacus rubecula"
