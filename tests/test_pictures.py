@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from fieldstation.bundle import Bundle
-from fieldstation.config import GenerationSettings, MqttSettings, Settings
+from fieldstation.config import (
+    ConfigError,
+    GenerationSettings,
+    MqttSettings,
+    Settings,
+    load,
+)
 from fieldstation.gallery import Gallery
 from fieldstation.pictures import are_wanted, job_maker, retain, sends_embeddings
 from fieldstation.store.images import record_image
@@ -44,6 +50,18 @@ def test_a_bundle_that_paints_has_its_events_painted(paints: Bundle, names_only:
     assert not are_wanted(settings(), names_only)
     assert not are_wanted(settings(enabled=False), paints)
     assert are_wanted(settings(enabled=True), names_only)
+
+
+def test_the_settings_may_leave_it_to_the_bundle(tmp_path: Path) -> None:
+    """Set in file or environment it is one or the other; what is no truth value is refused."""
+    assert load(None, {}).generation.enabled is None
+    file = tmp_path / "fieldstation.toml"
+    file.write_text("[generation]\nenabled = false\n[mqtt]\nembedding = true\n")
+    assert load(file, {}).generation.enabled is False
+    assert load(file, {}).mqtt.embedding is True
+    assert load(file, {"FIELDSTATION_GENERATION_ENABLED": "true"}).generation.enabled is True
+    with pytest.raises(ConfigError, match="must be true or false"):
+        load(None, {"FIELDSTATION_GENERATION_ENABLED": "perhaps"})
 
 
 def test_embeddings_travel_where_pictures_are_painted(paints: Bundle, names_only: Bundle) -> None:

@@ -170,6 +170,7 @@ class Worker:
         self._artist: Artist = self._work.result()
         self._on_cpu = self._artist.provider == CPU
         self._at_once = 1
+        self._claim_is_open = False
         self._state = WorkerState(provider=self._artist.provider)
         self._stop = threading.Event()
         self._beat: Callable[[], None] = lambda: None
@@ -186,7 +187,7 @@ class Worker:
             if n_left:
                 log.info("%d jobs of a worker that died are taken up again", n_left)
             while not stop.is_set():
-                jobs = self._insist(lambda: self._queue.claim(self._name, self._at_once))
+                jobs = self._insist(self._claim)
                 self._state = replace(self._state, is_idle=not jobs)
                 if jobs:
                     self._paint(jobs)
@@ -194,6 +195,15 @@ class Worker:
                     self._rest(self._poll_s)
         finally:
             self._hand.shutdown(wait=False, cancel_futures=True)
+
+    def _claim(self) -> list[Job]:
+        """Claim what is next; what a claim of ours took whose answer was lost is ours again."""
+        if self._claim_is_open:
+            self._queue.take_over([self._name])
+        self._claim_is_open = True
+        jobs = self._queue.claim(self._name, self._at_once)
+        self._claim_is_open = False
+        return jobs
 
     def state(self) -> WorkerState:
         """Return how it is."""

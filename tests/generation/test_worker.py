@@ -275,6 +275,22 @@ def test_a_log_that_is_away_is_waited_for(
     ]
 
 
+def test_a_claim_whose_answer_was_lost_is_no_lost_job(studio: Studio, start: Start) -> None:
+    """The server committed it and was cut off: nobody waits for the lease to end."""
+    claim, cuts = studio.jobs.claim, [StoreUnavailable("cut off")]
+
+    def cut_off(worker: str, n: int) -> list[Job]:
+        claimed = claim(worker, n)
+        if claimed and cuts:
+            raise cuts.pop()
+        return claimed  # type: ignore[no-any-return]
+
+    studio.jobs.claim = cut_off
+    studio.wish(1)
+    start(studio.worker())
+    until(lambda: studio.states() == {"done": 1})
+
+
 def test_a_full_disk_is_waited_for(studio: Studio, start: Start) -> None:
     """The picture stays in hand until there is room."""
     write, refusals = studio.gallery.write, [GalleryError("make room")] * 2
