@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 CLOCK_STEP_S = 1.0
 """A wall clock that moves this far against the monotonic one was set, not slewed"""
 STARTS_KEPT = 10_000
+MARK_S = 1e-3
+"""A gap of a sample or two marks a place (a clock was set); it is no time"""
 LATE_S = 2.0
 """Sound that comes within this was late, not lost; what was lost, the next chunk's gap tells"""
 PULSE_S = 4.0
@@ -53,6 +55,10 @@ class Ledger:
         self._open = Interval(run_id, self._free_start(), 0.0, Hearing.LOST, STARTING)
         self._stopped_since: int | None = None
         """End of the last run, while the clock stands before it"""
+        self._waited_s = 0.0
+        """Counted as lost since the last chunk"""
+        self._owed_s, self._owed_for = 0.0, ""
+        """Told by gaps, and not counted as lost yet"""
 
     @property
     def open(self) -> Interval:
@@ -79,17 +85,31 @@ class Ledger:
         now = self._clock.monotonic()
         unheard_s = max(0.0, now - self._cursor - chunk.samples.size / chunk.sample_rate)
         if chunk.gap:
-            gap_s = min(chunk.gap / chunk.sample_rate, unheard_s)
-            self._advance(self._cursor + gap_s, Hearing.LOST, chunk.cause or "overflow")
+            self._owed_s += max(0.0, chunk.gap / chunk.sample_rate - self._waited_s)
+            self._owed_for = chunk.cause or "overflow"
         elif self._open.cause == STARTING:
             self._advance(self._cursor + unheard_s, Hearing.LOST, STARTING)
+        self._waited_s = 0.0
+        self._pay(now - self._cursor if self._owed_s > unheard_s else unheard_s)
         self._advance(now, Hearing.HEARD, "")
+
+    def _pay(self, most_s: float) -> None:
+        """Count as lost what gaps have told.
+
+        A gap is told when it is noticed, seconds after its time was counted as heard: as much of
+        the time that follows stands for it.
+        """
+        paid_s = min(self._owed_s, most_s)
+        if paid_s > MARK_S:
+            self._advance(self._cursor + paid_s, Hearing.LOST, self._owed_for)
+            self._owed_s -= paid_s
 
     def waited(self, cause: str) -> None:
         """Count the time up to now as lost, unless it may still turn out to be only late."""
         now = self._clock.monotonic()
         if cause == "microphone" and now - self._cursor < LATE_S:
             return
+        self._waited_s += now - self._cursor
         self._advance(now, Hearing.LOST, cause)
 
     def close(self) -> None:

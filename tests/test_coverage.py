@@ -65,6 +65,34 @@ def test_a_gap_is_lost_and_the_rest_is_heard() -> None:
     )
 
 
+def test_a_gap_that_is_noticed_late_is_counted_all_the_same() -> None:
+    """Told when its time had passed as heard, it is taken from the time that follows."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book)
+    for second in range(20):
+        clock.advance(1)
+        ledger.heard(chunk(1, gap_s=3 if second == 9 else 0, cause="microphone"))
+    ledger.close()
+    assert book.by_cause() == pytest.approx({"heard": 17, "microphone": 3})
+
+
+def test_a_wait_that_was_counted_is_not_counted_again_by_its_gap() -> None:
+    """The first chunk after an absence tells all of it, of which the waits told most."""
+    clock, book = FakeClock(), Book()
+    ledger = Ledger("run", clock, book)
+    clock.advance(1)
+    ledger.heard(chunk(1))
+    for _ in range(10):
+        clock.advance(1)
+        ledger.waited("microphone")
+    clock.advance(1.5)
+    ledger.heard(chunk(1, gap_s=10.5, cause="microphone"))
+    clock.advance(5)
+    ledger.heard(chunk(5))
+    ledger.close()
+    assert book.by_cause() == pytest.approx({"heard": 7, "microphone": 10.5})
+
+
 def test_sound_that_is_only_late_was_heard() -> None:
     """A sound server that hiccups for a second loses nothing; a gap tells what is lost."""
     clock, book = FakeClock(), Book()

@@ -16,6 +16,10 @@ from fieldstation.clock import US_PER_S, Clock
 RENEW_S = 60.0
 STEP_US = US_PER_S
 """A wall clock that moves this far against the monotonic one was set; less is slewed"""
+LOOK_S = 2.0
+MISSING_S = 0.4
+"""Blocks that for `LOOK_S` all come so much later than those before: the sound between is gone. A
+sound server that moves its buffers about stays below it."""
 MAX_SLEW = 1e-3
 """Seconds per second: ten times what a sound card's crystal is off by, and 3 ms in a window"""
 
@@ -50,6 +54,7 @@ class Anchor:
         self._slew = 0.0
         self._renewed = arrived
         self._least_late = math.inf
+        self._punctuality = _Punctuality(sample_rate, n, arrived)
 
     @property
     def ahead_s(self) -> float:
@@ -70,7 +75,9 @@ class Anchor:
         if overflowed:
             n_lost += max(1, self._samples(self._late(n_dropped + n, arrived)))
         self._counted += n_lost
-        n_lost += self._check(n, arrived)
+        n_missing = self._punctuality.missing(n_lost + n, arrived)
+        self._counted += n_missing
+        n_lost += n_missing + self._check(n, arrived)
         captured_at = self._instant(self._counted)
         self._counted += n
         return Placed(captured_at, n_lost, stepped)
@@ -84,6 +91,7 @@ class Anchor:
         captured_at = ended_at + self._duration(n_lost)
         self._at, self._counted, self._slew = captured_at, n, 0.0
         self._renewed, self._least_late = arrived, math.inf
+        self._punctuality = _Punctuality(sample_rate, n, arrived)
         return Placed(captured_at, n_lost, stepped)
 
     def _check(self, n: int, arrived: float) -> int:
@@ -129,3 +137,32 @@ class Anchor:
 
     def _samples(self, duration_us: float) -> int:
         return round(duration_us * self._sample_rate / US_PER_S)
+
+
+class _Punctuality:
+    """Notices, by the monotonic clock alone, that sound went missing without a word."""
+
+    def __init__(self, sample_rate: int, n: int, arrived: float) -> None:
+        self._sample_rate = sample_rate
+        self._began = arrived - n / sample_rate
+        self._n = 0
+        self._looked = arrived
+        self._least_s = math.inf
+        self._usual_s: float | None = None
+
+    def missing(self, n: int, arrived: float) -> int:
+        """Count in samples that came or are known to be lost; return how many more are missing."""
+        self._n += n
+        late_s = arrived - self._began - self._n / self._sample_rate
+        self._least_s = min(self._least_s, late_s)
+        if arrived - self._looked < LOOK_S:
+            return 0
+        least_s, self._least_s, self._looked = self._least_s, math.inf, arrived
+        later_s = 0.0 if self._usual_s is None else least_s - self._usual_s
+        self._usual_s = least_s
+        if later_s < MISSING_S:
+            return 0
+        n_missing = round(later_s * self._sample_rate)
+        self._n += n_missing
+        self._usual_s -= later_s
+        return n_missing

@@ -351,6 +351,6 @@ def _cause(block: Block, placed: Placed, first: bool, unheard_cause: str) -> str
         return unheard_cause
     if block.n_dropped:
         return "behind"
-    if placed.n_lost and not first:
+    if block.overflowed and not first:
         return "overflow"
-    return CAUSE if first else "clock"
+    return CAUSE if first or placed.n_lost else "clock"

@@ -118,6 +118,31 @@ def test_sound_that_goes_missing_without_a_word_is_noticed() -> None:
     assert lost == pytest.approx(2 * RATE, abs=1)
 
 
+def test_sound_of_a_second_that_is_missing_is_noticed_within_seconds() -> None:
+    """A plug that is pulled and put back, with a sound server that hides it."""
+    clock, wobble = FakeClock(), random.Random(2)
+    anchor = begin(clock)
+    lost, at = [], []
+    for i in range(300):
+        clock.advance(1.3 if i == 100 else 0.1)
+        placed = anchor.place(BLOCK, clock.monotonic() + wobble.uniform(0, 0.2))
+        lost.append(placed.n_lost)
+        at.append(placed.captured_at)
+    assert sum(lost) == pytest.approx(1.2 * RATE, abs=0.05 * RATE)
+    (noticed,) = (i for i, n in enumerate(lost) if n)
+    assert 100 <= noticed <= 150
+    assert at[-1] + 100_000 == pytest.approx(clock.wall(), abs=100_000)
+
+
+def test_a_hiccup_that_is_made_up_for_loses_nothing() -> None:
+    """A second and a half of nothing, then all of it at once."""
+    clock = FakeClock()
+    anchor = begin(clock)
+    for i in range(300):
+        clock.advance(1.6 if i == 100 else 0.0 if 100 < i < 116 else 0.1)
+        assert anchor.place(BLOCK, clock.monotonic()).n_lost == 0
+
+
 def test_after_an_interruption_the_count_goes_on_at_the_new_rate() -> None:
     """Five seconds without the device are that many samples of its new rate."""
     clock = FakeClock()

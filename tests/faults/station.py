@@ -63,7 +63,7 @@ class Station:
             *(*before, sys.executable, *program),
             *("--bundle", str(bundle.path), *map(str, options), *arguments),
         ]
-        self._environment = dict(os.environ if environment is None else environment)
+        self.environment = dict(os.environ if environment is None else environment)
 
     def start(self) -> float:
         """Start it; return the seconds until its loops ran."""
@@ -148,7 +148,7 @@ class Station:
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
-                env={**self._environment, **environment},
+                env={**self.environment, **environment},
             )
 
     def _is_ready(self, ready: socket.socket) -> bool:

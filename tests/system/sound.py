@@ -108,7 +108,7 @@ def sound_server(sample_rate: int = 48_000) -> Iterator[SoundServer]:
         try:
             server = SoundServer(environment)
             _wait("the sound server answers", lambda: _accepts(server, "info"))
-            _add_microphone(server, sample_rate)
+            add_microphone(server, sample_rate)
             yield server
         finally:
             os.killpg(shell.pid, signal.SIGKILL)
@@ -146,7 +146,8 @@ def _accepts(server: SoundServer, *command: str) -> bool:
     return True
 
 
-def _add_microphone(server: SoundServer, sample_rate: int) -> None:
+def add_microphone(server: SoundServer, sample_rate: int) -> None:
+    """Plug the virtual microphone in and make it the default."""
     server.control(
         "load-module", "module-null-sink", f"sink_name={SINK}", "channels=1", f"rate={sample_rate}"
     )
