@@ -31,7 +31,7 @@ from fieldstation.clips.retention import take_over
 from fieldstation.clips.ring import Ring
 from fieldstation.clips.speech import GateMissing, SpeechGate
 from fieldstation.clips.writer import ClipTags, ClipWriter
-from fieldstation.clock import US_PER_S, Clock, SystemClock, instant_of, local
+from fieldstation.clock import US_PER_S, Clock, Steps, SystemClock, instant_of, local
 from fieldstation.config import ConfigError, Settings, split_address
 from fieldstation.coverage import (
     Changes,
@@ -161,6 +161,7 @@ class Service:
         self._awake.set()
         self._told: Mapping[str, object] = {}
         self._looked_at = self._started
+        self._steps = Steps(self._clock)
         self._stored: dict[str, object] = {"n_waiting": 0}
         self._closing = ExitStack()
         self._open()
@@ -263,6 +264,7 @@ class Service:
                 station=plan.who.name,
                 wall=self._clock.wall,
                 away=AWAY,
+                on_hearing=self._publisher.go_over_again,
             )
         self._clips, self._clips_off = self._make_clips()
         self._ledger = self._make_ledger()
@@ -414,9 +416,17 @@ class Service:
         if self._broker:
             self._broker.check()
         self._painting.check()
+        self._look_at_clock()
         self._look_at_problems()
         self._pulse.beat(self._clock.monotonic(), self._ledger.open)
         tick()
+
+    def _look_at_clock(self) -> None:
+        if step_s := self._steps.take():
+            log.warning("the clock was set by %+.0f s", step_s)
+            stages = [self._minute, self._upkeep]
+            schedule.follow_clock(self._scheduler, stages, self._plan.who.timezone, step_s)
+            self._minute.request("health")
 
     def _look_at_problems(self) -> None:
         """Have health told as soon as a problem comes or goes."""

@@ -248,7 +248,7 @@ class Listener(Protocol):
     """Who is told; called in the network thread, so take note and return."""
 
     def on_up(self) -> None:
-        """The broker accepted us; subscriptions are on their way."""
+        """The broker accepted us, and answered to our subscriptions."""
         ...
 
     def on_message(self, delivery: Delivery) -> None:
@@ -517,18 +517,20 @@ class _Life:
             return
         self._client.on_log = None  # paho would put every message into words for it
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
-        self._subscribe()
         self.up = self.was_up = True
         self._connection._came_up()
-        self._listener.on_up()
+        if not self._subscribe():
+            self._listener.on_up()
 
-    def _subscribe(self) -> None:
+    def _subscribe(self) -> bool:
+        """Ask for our subscriptions; return whether there are any."""
         filters = [
             (wanted.filter, SubscribeOptions(qos=1, noLocal=not wanted.own))
             for wanted in self._session.subscriptions
         ]
         if filters:
             self._client.subscribe(filters)
+        return bool(filters)
 
     def _refusal(self, reason: str) -> str:
         url = self._connection.access.url
@@ -560,6 +562,7 @@ class _Life:
                     f"the broker refuses the subscription to {wanted.filter}: {reason}: "
                     "check its access list"
                 )
+        self._listener.on_up()
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         ticket = (self.number, message.mid)

@@ -128,6 +128,7 @@ class Logger:
         pictures: PictureIntake | None = None,
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000,
         away: tuple[type[Exception], ...] = (OSError,),
+        on_hearing: Callable[[], None] = lambda: None,
         backoff: Backoff | None = None,
         turn_s: float = TURN_S,
     ) -> None:
@@ -140,6 +141,8 @@ class Logger:
             pictures: takes what others paint; None: they are not asked for.
             wall: the instant now.
             away: what the log raises while its disk, lock or server is not to be had.
+            on_hearing: called in the network thread whenever the broker has our subscriptions:
+                a broker that did not know us has kept nothing for us until now.
             backoff: waits between tries while it is.
             turn_s: longest wait between two beats.
         """
@@ -150,6 +153,7 @@ class Logger:
         self._pictures = pictures
         self._wall = wall
         self._away = away
+        self._on_hearing = on_hearing
         self._backoff = backoff or Backoff(0.5, 30.0)
         self._turn_s = turn_s
         # Twice what a broker may send: Mosquitto 2.0.11, of Debian 12, sends all that it has after
@@ -186,7 +190,8 @@ class Logger:
     # In the network thread.
 
     def on_up(self) -> None:
-        """Nothing to do: what the broker still has for us, it sends."""
+        """Say that we hear; what the broker still has for us, it sends."""
+        self._on_hearing()
 
     def on_message(self, delivery: Delivery) -> None:
         """Queue a message; while the queue is full, let the network wait, and so the broker.

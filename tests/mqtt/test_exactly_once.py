@@ -107,6 +107,21 @@ def test_rows_from_before_the_logger_came_arrive_when_it_comes(connect: Connect)
     assert len(log.rows) == 250
 
 
+def test_a_logger_that_hears_again_is_told_at_once_what_it_missed(connect: Connect) -> None:
+    """The station's own says so to its publisher, which else would wait for the next sweep."""
+    outbox, log = Outbox.of(250), fakes.Log()
+    trust = Trust(logger_id=OWN)
+    telling = Publisher(
+        connect(), outbox, Topics("garden"), KEY, trust, resend_s=1_000, soon_s=0.1, turn_s=TURN_S
+    )
+    with running(telling):
+        until(lambda: telling.state().n_resent > 0)
+        again = telling.go_over_again
+        with running(Logger(connect(), cast(Log, log), OWN, on_hearing=again, turn_s=TURN_S)):
+            until(lambda: telling.idle)
+    assert len(log.rows) == 250
+
+
 class LosesReceipts(Connection):
     """A connection on which the first few messages vanish."""
 
