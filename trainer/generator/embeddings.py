@@ -134,9 +134,7 @@ def mel_grid(mel: Floats) -> Floats:
     return _averaged(by_band, times, axis=2).reshape(len(mel), -1)
 
 
-def varied(
-    windows: Samples, sample_rate: int, beneath: AudioSet | None, chance: np.random.Generator
-) -> Samples:
+def varied(windows: Samples, beneath: AudioSet | None, chance: np.random.Generator) -> Samples:
     """Return windows as another microphone at another distance might have heard them."""
     out = np.stack([_tilted(row, chance) for row in windows])
     if beneath is not None:
@@ -169,7 +167,7 @@ def _hear_batch(
     samples = windows.read(here)
     heard = [samples]
     for _ in range(N_VARIANTS):
-        heard.append(varied(samples, bundle.sample_rate, beneath, chance))
+        heard.append(varied(samples, beneath, chance))
     names = [windows.audio.recordings[i].scientific_name for i in windows.recording[here]]
     owner = windows.recording[here]
     return [

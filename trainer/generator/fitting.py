@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import fcntl
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,10 +121,11 @@ def fit_generator(order: GeneratorOrder) -> FittedGenerator:
     lessons = lessons_for(images, calls, profile, order.condition)
     lessons = shuffled(lessons) if order.shuffled else lessons
     training = set_up(order, profile, encoder, lessons)
-    progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
-    train(training, progress)
-    result = describe_result(order, training, progress)
-    (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    with alone_in(order.folder):
+        progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
+        train(training, progress)
+        result = describe_result(order, training, progress)
+        (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return FittedGenerator(training, progress, order, encoder, calls, result)
 
 
@@ -191,6 +194,24 @@ def identity_of(
     }
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep every other training out of a folder.
+
+    Raises:
+        OrderError: one is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OrderError(f"another training is at work in {folder}: give another --run") from (
+                error
+            )
+        yield
+
+
 def start_or_resume(
     training: Training, *, resume: bool, begin_from: Path | None = None
 ) -> Progress:
@@ -200,7 +221,6 @@ def start_or_resume(
         OrderError: there is a checkpoint and nobody said what to do with it, or none to begin
             from.
     """
-    training.folder.mkdir(parents=True, exist_ok=True)
     exists = training.checkpoint.is_file()
     if exists and not resume:
         raise OrderError(
@@ -238,9 +258,12 @@ def check_order(order: GeneratorOrder) -> None:
     """Check what an order says before anything is read.
 
     Raises:
-        ValueError: a name that there is none of.
+        ValueError: a name that there is none of, or a number that cannot be meant.
     """
     config_named(profile_named(order.profile), order.size)
+    for what in ("images_seen", "batch_size", "n_threads", "learning_rate"):
+        if (value := getattr(order, what)) is not None and not value > 0:
+            raise ValueError(f"{what} is {value}; must be above 0")
     for what, name, known in (
         ("condition", order.condition, CONDITIONS),
         ("precision", order.precision, PRECISIONS),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,7 +131,7 @@ def train(training: Training, progress: Progress) -> Progress:
             bar.update(plan.batch_size)
             report(training, progress)
             if now - saved_at > CHECKPOINT_EVERY_S:
-                save_checkpoint(training, progress)
+                save_in_passing(training, progress)
                 saved_at = now
     save_checkpoint(training, progress)
     return progress
@@ -236,6 +237,15 @@ def report(training: Training, progress: Progress) -> None:
     progress.loss, progress.n_losses = 0.0, 0
 
 
+def save_in_passing(training: Training, progress: Progress) -> None:
+    """Save, or say why not and go on: a full disk at night is no reason to lose the morning."""
+    try:
+        save_checkpoint(training, progress)
+    except OSError as error:
+        training.checkpoint.with_suffix(".tmp").unlink(missing_ok=True)
+        tqdm.write(f"{training.checkpoint} cannot be written: {error.strerror}; going on")
+
+
 def save_checkpoint(training: Training, progress: Progress) -> None:
     """Write everything that resuming needs, whole or not at all."""
     state: dict[str, Any] = {
@@ -257,10 +267,17 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
 def load_checkpoint(training: Training) -> Progress:
     """Bring a training to where its checkpoint stands.
 
+    Lines of metrics that come after it go: they are to be written again.
+
     Raises:
-        ValueError: the checkpoint is of another training.
+        ValueError: the checkpoint is damaged, or of another training.
     """
-    return _load(training, training.checkpoint, tuple(training.identity), "drop --resume")
+    progress = _load(training, training.checkpoint, tuple(training.identity), "drop --resume")
+    if training.metrics.is_file():
+        lines = training.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _images_seen(line) <= progress.images_seen]
+        training.metrics.write_text("".join(kept), encoding="utf-8")
+    return progress
 
 
 def branch_off(training: Training, checkpoint: Path) -> Progress:
@@ -269,13 +286,16 @@ def branch_off(training: Training, checkpoint: Path) -> Progress:
     So that several may share one pre-training, which hears no calls at all.
 
     Raises:
-        ValueError: its network or its photographs are others.
+        ValueError: it is damaged, or its network or its photographs are others.
     """
     return _load(training, checkpoint, BRANCH_AGREES, "drop --begin-from")
 
 
 def _load(training: Training, checkpoint: Path, agrees: Sequence[str], mend: str) -> Progress:
-    state = torch.load(checkpoint, map_location=training.device, weights_only=True)
+    try:
+        state = torch.load(checkpoint, map_location=training.device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{checkpoint} is damaged: give another --run, or {mend}") from error
     for name in agrees:
         found, wanted = state["identity"].get(name, ""), training.identity[name]
         if found != wanted:
@@ -304,6 +324,14 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _images_seen(line: str) -> float:
+    """Return where a line of metrics was written; a broken-off line counts as never."""
+    try:
+        return float(json.loads(line)["images_seen"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _passed(progress: Progress, plan: Plan, every: int) -> bool:

@@ -17,8 +17,10 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from PIL import Image  # noqa: E402
 
 from tests.trainer.generator.tiny import TINY, TINY_PROFILE, lessons  # noqa: E402
+from trainer.encoder.fitting import OrderError  # noqa: E402
 from trainer.generator.course import NULL, Draw, Lessons  # noqa: E402
 from trainer.generator.diffusion import Denoiser, Edm  # noqa: E402
+from trainer.generator.fitting import alone_in  # noqa: E402
 from trainer.generator.networks import UNet  # noqa: E402
 from trainer.generator.sheets import Look  # noqa: E402
 from trainer.generator.training import (  # noqa: E402
@@ -31,6 +33,7 @@ from trainer.generator.training import (  # noqa: E402
     load_checkpoint,
     rate_factor,
     save_checkpoint,
+    save_in_passing,
     take_step,
     train,
 )
@@ -188,3 +191,46 @@ def test_a_look_is_a_sheet_and_the_errors_on_val(given: Lessons, tmp_path: Path)
     assert errors == sorted(errors)
     with Image.open(tmp_path / "sheets" / "00000007.png") as sheet:
         assert sheet.size == (8 * 66, 2 * 66)  # three species of four pictures, eight a row
+
+
+def test_lines_after_the_checkpoint_are_written_again(given: Lessons, tmp_path: Path) -> None:
+    """A killed training's metrics tell every image once; half a line at their end is no harm."""
+    one = training(given, tmp_path / "run")
+    save_checkpoint(one, Progress(step=3, images_seen=24))
+    kept = '{"images_seen": 16}\n{"images_seen": 24}\n'
+    one.metrics.write_text(kept + '{"images_seen": 32}\n{"images_se')
+    load_checkpoint(one)
+    assert one.metrics.read_text() == kept
+
+
+def test_a_damaged_checkpoint_is_refused_in_words(given: Lessons, tmp_path: Path) -> None:
+    """Half a file is not gone on from."""
+    one = training(given, tmp_path / "run")
+    save_checkpoint(one, Progress())
+    one.checkpoint.write_bytes(one.checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged: give another --run"):
+        load_checkpoint(one)
+
+
+def test_a_full_disk_does_not_end_a_training(
+    given: Lessons, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be saved in passing is told, and the checkpoint of before stays."""
+    one = training(given, tmp_path / "run")
+    save_checkpoint(one, Progress(images_seen=8))
+    one.checkpoint.with_suffix(".tmp").symlink_to("/dev/full")
+    save_in_passing(one, Progress(images_seen=16))
+    assert "cannot be written: No space left on device; going on" in capsys.readouterr().out
+    assert load_checkpoint(one).images_seen == 8
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The second is told; when the first has ended, it may."""
+    with (
+        alone_in(tmp_path / "run"),
+        pytest.raises(OrderError, match="another training is at work"),
+        alone_in(tmp_path / "run"),
+    ):
+        pass
+    with alone_in(tmp_path / "run"):
+        pass
