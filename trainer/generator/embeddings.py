@@ -9,6 +9,7 @@ grid of 32 bands × 16 times: 512 values, the condition of the table's line `mel
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,9 +213,11 @@ def _save(place: Path, arrays: dict[str, Any]) -> None:
 
 
 def _averaged(values: Floats, n: int, axis: int) -> Floats:
-    """Return an axis averaged to n cells of nearly equal length."""
-    parts = np.array_split(values, n, axis=axis)
-    return np.stack([part.mean(axis=axis) for part in parts], axis=axis)
+    """Return an axis averaged to n cells of nearly equal length; of fewer values, repeated."""
+    edges = np.arange(n + 1) * values.shape[axis] // n
+    cells = [slice(low, max(low + 1, high)) for low, high in itertools.pairwise(edges.tolist())]
+    moved = np.moveaxis(values, axis, 0)
+    return np.moveaxis(np.stack([moved[cell].mean(axis=0) for cell in cells]), 0, axis)
 
 
 def _tilted(samples: Samples, chance: np.random.Generator) -> Samples:

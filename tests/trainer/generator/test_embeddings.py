@@ -114,3 +114,4 @@ def test_a_mel_becomes_a_grid_of_means() -> None:
     assert np.flatnonzero(grid[1]).tolist() == [1 * 16 + 1]
     assert grid[1, 17] == 5.0
     assert mel_grid(np.ones((1, 128, 128), np.float32)).tolist() == [[1.0] * 512]
+    assert mel_grid(np.ones((1, 5, 3), np.float32)).tolist() == [[1.0] * 512]
