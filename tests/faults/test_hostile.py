@@ -259,7 +259,7 @@ def test_station_hub_and_watcher_live_on_under_fuzz(
     make_station: MakeStation, player: Player, tmp_path: Path, counts: Counts, long: bool
 ) -> None:
     """Published by a stranger who may write everywhere, while calls are played."""
-    n = 100_000 if long else 60
+    n = 101_000 if long else 60
     broker = Mosquitto(tmp_path)
     broker.start()
     station = make_station(settings=f'[mqtt]\nurl = "{broker.url}"\n')
