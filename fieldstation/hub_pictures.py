@@ -10,7 +10,7 @@ import time
 from fieldstation.clock import Clock
 from fieldstation.config import GenerationSettings
 from fieldstation.gallery import Gallery, GalleryError, picture_name
-from fieldstation.pictures import retain
+from fieldstation.pictures import BYTES_PER_MB, retain
 from fieldstation.records import Picture
 from fieldstation.schedule import Chore, Chores
 from fieldstation.store.errors import StoreError
@@ -18,6 +18,8 @@ from fieldstation.store.late_log import LateLog
 from fieldstation.store.received import ReceivedPictures
 
 RETENTION_EVERY_S = 3_600.0
+SHARE = 20
+"""Sooner, when a twentieth of the room for pictures came since: a station may send them fast"""
 
 
 class HubPictures:
@@ -32,8 +34,9 @@ class HubPictures:
         self._generation = generation
         self._clock = clock
         self._next_at = 0.0
+        self._n_bytes = 0
         self.intake = ReceivedPictures(
-            lambda: log.opened().database, _size_of, _name_of, gallery.write, gallery.has
+            lambda: log.opened().database, _size_of, _name_of, self._write, gallery.has
         )
         self.chores = Chores(
             [Chore("retention", self._retain, on_fault=(StoreError, GalleryError))]
@@ -41,9 +44,15 @@ class HubPictures:
 
     def tick(self) -> None:
         """Ask for retention when its time has come; call it now and then."""
-        if time.monotonic() >= self._next_at:
+        is_much = self._n_bytes * SHARE > self._generation.max_size_mb * BYTES_PER_MB
+        if is_much or time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + RETENTION_EVERY_S
+            self._n_bytes = 0
             self.chores.request("retention")
+
+    def _write(self, name: str, png: bytes) -> None:
+        self._gallery.write(name, png)
+        self._n_bytes += len(png)
 
     def _retain(self) -> str:
         return retain(
