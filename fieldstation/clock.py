@@ -35,6 +35,32 @@ class SystemClock:
         return time.monotonic()
 
 
+FIRST_SENSIBLE = 1_735_689_600 * US_PER_S
+"""2025: a clock before it was never set"""
+STEP_S = 1.0
+"""A wall clock that moves this far against the monotonic one was set, not slewed"""
+
+
+class Steps:
+    """Notices that the wall clock was set."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = self._wall_less_monotonic()
+
+    def take(self) -> float:
+        """Return by how many seconds it was set since the last call; 0 if it was not."""
+        offset = self._wall_less_monotonic()
+        step_s = (offset - self._offset) / US_PER_S
+        if abs(step_s) <= STEP_S:
+            return 0.0
+        self._offset = offset
+        return step_s
+
+    def _wall_less_monotonic(self) -> int:
+        return self._clock.wall() - round(self._clock.monotonic() * US_PER_S)
+
+
 def format_instant(at: int) -> str:
     """Return ISO 8601 with microseconds and `Z`: `2026-05-01T04:12:07.250000Z`."""
     return (EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,18 +1,31 @@
-"""What happens by the clock. APScheduler only says when; the chores' own thread does the work."""
+"""What happens by the clock: at a time of day, or every so many seconds.
+
+APScheduler only says when it is a time of day; the chores' own thread does the work. It counts the
+seconds too, by the monotonic clock: a machine that begins in 1970 and is set to now would have
+APScheduler list every minute between (29 million; 1 GB was seen).
+"""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.background import BackgroundScheduler
+    from apscheduler.triggers.cron import CronTrigger
 
 log = logging.getLogger(__name__)
+
+TURN_S = 0.5
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,7 @@ class Chores:
         self._waiting: set[str] = set()
         self._lock = threading.Lock()
         self._failed: dict[str, str] = {}
+        self._asked_on: dict[str, date] = {}
 
     def request(self, name: str) -> None:
         """Ask for a chore from any thread; one already waiting is not asked for twice."""
@@ -47,12 +61,22 @@ class Chores:
             self._waiting.add(name)
         self._requests.put(name)
 
+    def request_on(self, day: date, name: str) -> None:
+        """Ask for a chore unless it was asked for that day: in autumn 02:30 comes twice."""
+        if self._asked_on.get(name) != day:
+            self._asked_on[name] = day
+            self.request(name)
+
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Do what is requested until told to stop."""
+        due = {chore.name: self._next(chore) for chore in self.chores if chore.every_s}
         while not stop.is_set():
             beat()
+            for name in [name for name, at in due.items() if time.monotonic() >= at]:
+                due[name] = self._next(self._by_name[name])
+                self.request(name)
             try:
-                name = self._requests.get(timeout=0.5)
+                name = self._requests.get(timeout=TURN_S)
             except queue.Empty:
                 continue
             with self._lock:
@@ -62,6 +86,10 @@ class Chores:
     def state(self) -> dict[str, str]:
         """Return the chores whose last try failed, with the reason."""
         return dict(self._failed)
+
+    @staticmethod
+    def _next(chore: Chore) -> float:
+        return time.monotonic() + chore.every_s
 
     def _do(self, chore: Chore) -> None:
         try:
@@ -91,18 +119,36 @@ def start(stages: Sequence[Chores], timezone: str) -> BackgroundScheduler:
     )
     for stage in stages:
         for chore in stage.chores:
-            if trigger := _trigger(chore, timezone):
-                scheduler.add_job(stage.request, trigger, args=[chore.name], id=chore.name)
+            if chore.at:
+                ask = partial(_ask_daily, stage, timezone)
+                scheduler.add_job(ask, _trigger(chore, timezone), args=[chore.name], id=chore.name)
     scheduler.start()
     return scheduler
 
 
-def _trigger(chore: Chore, timezone: str) -> Any:
-    """Return when a chore is due; None for one that is only asked for by hand."""
-    from apscheduler.triggers.cron import CronTrigger
-    from apscheduler.triggers.interval import IntervalTrigger
+def _ask_daily(stage: Chores, timezone: str, name: str) -> None:
+    stage.request_on(datetime.now(ZoneInfo(timezone)).date(), name)
 
-    if chore.at:
-        hour, minute = map(int, chore.at.split(":"))
-        return CronTrigger(hour=hour, minute=minute, timezone=timezone)
-    return IntervalTrigger(seconds=chore.every_s, timezone=timezone) if chore.every_s else None
+
+def follow_clock(
+    scheduler: BackgroundScheduler, stages: Sequence[Chores], timezone: str, step_s: float
+) -> None:
+    """Let chores come at their times of day by a clock that was set.
+
+    What a step of hours passed over is done at once. Set back, or by days, what is due next is
+    planned anew: it would not come before the old clock's time, which may be a year away.
+    """
+    if not 0 <= step_s <= DAY_S:
+        for stage in stages:
+            for chore in stage.chores:
+                if chore.at:
+                    scheduler.reschedule_job(chore.name, trigger=_trigger(chore, timezone))
+    scheduler.wakeup()
+
+
+def _trigger(chore: Chore, timezone: str) -> CronTrigger:
+    """Return when a chore is due."""
+    from apscheduler.triggers.cron import CronTrigger
+
+    hour, minute = map(int, chore.at.split(":"))
+    return CronTrigger(hour=hour, minute=minute, timezone=timezone)

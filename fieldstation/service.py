@@ -31,7 +31,15 @@ from fieldstation.clips.retention import take_over
 from fieldstation.clips.ring import Ring
 from fieldstation.clips.speech import GateMissing, SpeechGate
 from fieldstation.clips.writer import ClipTags, ClipWriter
-from fieldstation.clock import US_PER_S, Clock, Steps, SystemClock, instant_of, local
+from fieldstation.clock import (
+    FIRST_SENSIBLE,
+    US_PER_S,
+    Clock,
+    Steps,
+    SystemClock,
+    instant_of,
+    local,
+)
 from fieldstation.config import ConfigError, Settings, split_address
 from fieldstation.coverage import (
     Changes,
@@ -571,6 +579,8 @@ class Service:
             published.twin and f"another station (key {published.twin}) has this name",
             logged and (logged.fault or logged.connection.fault),
             self._clips and self._clips.fault,
+            self._clock.wall() < FIRST_SENSIBLE
+            and "the clock was never set: set it, or enable NTP",
             self._source.problem,
             self._listening.problem,
             self._metrics and self._metrics.fault,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -66,24 +68,73 @@ def test_a_chore_asked_for_twice_while_it_waits_is_done_once() -> None:
     assert done == [1]
 
 
-def test_the_scheduler_posts_names_at_their_times() -> None:
-    """APScheduler only says when; a daily chore stands at its local time."""
-    chores = [
-        Chore("often", lambda: "", every_s=0.05),
-        Chore("nightly", lambda: "", at="03:30"),
-        Chore("by hand", lambda: ""),
-    ]
-    posted: list[str] = []
-    stage = Chores(chores)
-    stage.request = posted.append  # type: ignore[method-assign]
+def test_chores_come_at_their_times() -> None:
+    """Often by the thread's own count, nightly by APScheduler, and by hand only when asked."""
+    done: list[str] = []
+    stage = Chores(
+        [
+            Chore("often", lambda: done.append("often") or "", every_s=0.05),
+            Chore("nightly", lambda: "", at="03:30"),
+            Chore("by hand", lambda: done.append("by hand") or ""),
+        ]
+    )
     scheduler = schedule.start([stage], "Europe/Berlin")
+    thread, stop = run(stage)
     try:
-        assert wait_until(lambda: "often" in posted)
+        assert wait_until(lambda: done.count("often") > 1)
         nightly = scheduler.get_job("nightly").next_run_time
         assert (nightly.hour, nightly.minute, str(nightly.tzinfo)) == (3, 30, "Europe/Berlin")
-        assert scheduler.get_job("by hand") is None
+        assert "by hand" not in done
     finally:
         scheduler.shutdown()
+        stop.set()
+        thread.join(5)
+
+
+@pytest.mark.parametrize("step_s", [-365 * 86_400, -3_600, 365 * 86_400])
+def test_a_clock_that_is_set_delays_no_chore(step_s: float) -> None:
+    """A station whose clock began a year ahead would otherwise make no backup for a year."""
+    stage = Chores([Chore("backup", lambda: "", at="03:30")])
+    scheduler = schedule.start([stage], "Europe/Berlin")
+    try:
+        in_a_year = datetime.now(UTC) + timedelta(days=365)
+        scheduler.modify_job("backup", next_run_time=in_a_year)
+        schedule.follow_clock(scheduler, [stage], "Europe/Berlin", step_s)
+        due_in = scheduler.get_job("backup").next_run_time - datetime.now(UTC)
+        assert due_in <= timedelta(days=1)
+    finally:
+        scheduler.shutdown()
+
+
+def test_a_step_of_hours_over_a_chore_leaves_it_due() -> None:
+    """It is late, not left out."""
+    stage = Chores([Chore("backup", lambda: "", at="03:30")])
+    scheduler = schedule.start([stage], "Europe/Berlin")
+    try:
+        scheduler.pause()
+        passed = datetime.now(UTC) - timedelta(hours=1)
+        scheduler.modify_job("backup", next_run_time=passed)
+        schedule.follow_clock(scheduler, [stage], "Europe/Berlin", step_s=7_200)
+        assert scheduler.get_job("backup").next_run_time == passed
+    finally:
+        scheduler.shutdown()
+
+
+def test_summer_time_leaves_out_no_chore_and_doubles_none() -> None:
+    """02:30 does not exist one night, and comes twice another."""
+    berlin = ZoneInfo("Europe/Berlin")
+    trigger = schedule._trigger(Chore("backup", lambda: "", at="02:30"), "Europe/Berlin")
+    asked: list[str] = []
+    chores = Chores([Chore("backup", lambda: "")])
+    chores.request = asked.append  # type: ignore[method-assign]
+    for first, n_days in ((datetime(2026, 3, 27, 12), 4), (datetime(2026, 10, 24, 12), 4)):
+        asked.clear()
+        now, before = first.replace(tzinfo=berlin), None
+        while now < (first + timedelta(days=n_days)).replace(tzinfo=berlin):
+            before = trigger.get_next_fire_time(before, now)
+            now = (before.astimezone(UTC) + timedelta(seconds=1)).astimezone(berlin)
+            chores.request_on(now.date(), "backup")
+        assert len(asked) == n_days + 1
 
 
 def test_an_unexpected_fault_gets_out() -> None:

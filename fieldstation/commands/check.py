@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fieldstation.clock import US_PER_S, SystemClock
+from fieldstation.clock import FIRST_SENSIBLE, US_PER_S, SystemClock
 from fieldstation.commands.broker_access import wait_for_broker
 from fieldstation.commands.check_pictures import check_pictures
 from fieldstation.commands.context import Context, add_context_arguments, load_context
@@ -39,8 +39,6 @@ QUIET_DBFS = -80.0
 """Below it a microphone is muted, unplugged or turned down: rooms and gardens are louder"""
 LOUD_DBFS = -0.1
 DISK_FREE_MB = 500
-FIRST_SENSIBLE_YEAR_US = 1_735_689_600 * US_PER_S
-"""2025: a clock before it was never set"""
 HEALTH_AGE_S = 150.0
 CONNECT_S = 3.0
 BYTES_PER_MB = 1_000_000
@@ -106,7 +104,7 @@ def check_bundle(context: Context, named: str | None) -> str:
 
 def check_clock() -> str:
     """See that the clock was set, and ask the kernel whether it is kept right."""
-    if SystemClock().wall() < FIRST_SENSIBLE_YEAR_US:
+    if SystemClock().wall() < FIRST_SENSIBLE:
         raise Mend(f"it is {time.strftime('%Y-%m-%d')} here: set the clock, or enable NTP")
     return f"{time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
 
