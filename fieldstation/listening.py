@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +47,11 @@ class Heard:
     """Spent in the analysis; over `seconds` it is the real-time factor"""
 
 
+BEHIND = "behind"
+BEHIND_TOLD_S = 60.0
+"""After sound was dropped, health goes on to say so"""
+
+
 class Listening:
     """A stage that ends when its source ends or is closed."""
 
@@ -70,6 +76,7 @@ class Listening:
         self._passed_s = 0.0
         self._meter = Meter()
         self._clipping = Clipping()
+        self._behind_at = -math.inf
         self._heard = Heard()
         self._source: AudioSource | None = None
         self._beat: Callable[[], None] = lambda: None
@@ -116,7 +123,9 @@ class Listening:
 
     @property
     def problem(self) -> str:
-        """Return what is wrong with the sound itself, and the mend; empty while all is well."""
+        """Return what is wrong with the sound or its analysis; empty while all is well."""
+        if time.monotonic() - self._behind_at < BEHIND_TOLD_S:
+            return "the analysis is slower than the sound, of which some was dropped: see its load"
         return self._clipping.problem
 
     def level(self) -> Level:
@@ -142,6 +151,8 @@ class Listening:
         began = time.monotonic()
         self._meter.add(chunk.samples)
         self._clipping.add(chunk.samples.size, chunk.n_clipped, chunk.sample_rate)
+        if chunk.cause == BEHIND:
+            self._behind_at = began
         self._count(self._station.process(chunk))
         gap_s = chunk.gap / chunk.sample_rate
         self._heard = replace(

@@ -18,8 +18,10 @@ class Source:
 
     description, live, problem = "test", True, ""
 
-    def __init__(self, file: FileOrigin | None = None, fault: Exception | None = None) -> None:
-        self.file, self.fault = file, fault
+    def __init__(
+        self, file: FileOrigin | None = None, fault: Exception | None = None, cause: str = ""
+    ) -> None:
+        self.file, self.fault, self.cause = file, fault, cause
         self.stop: threading.Event | None = None
 
     def __iter__(self) -> Iterator[AudioChunk]:
@@ -28,7 +30,9 @@ class Source:
                 raise self.fault
             if number == 2 and self.stop:
                 self.stop.set()
-            yield AudioChunk(np.full(100, 0.5, np.float32), 1_000, 0, gap=10, file=self.file)
+            yield AudioChunk(
+                np.full(100, 0.5, np.float32), 1_000, 0, 10, self.cause, file=self.file
+            )
 
     def close(self) -> None:
         """Nothing is open."""
@@ -81,6 +85,14 @@ def test_a_source_that_ends_is_finished_and_counted() -> None:
     assert (heard.seconds, heard.n_events, heard.n_gaps) == (pytest.approx(0.3), 4, 3)
     assert heard.lost_s == pytest.approx(0.03)
     assert (station.n_finished, ledger.n_closed, listening.heard_all) == (1, 1, True)
+
+
+def test_sound_that_an_analysis_had_to_drop_is_told() -> None:
+    """A gap of another cause is the microphone's."""
+    for cause, told in (("behind", "slower than the sound"), ("overflow", "")):
+        listening, _, _ = listen(Source(cause=cause), threading.Event())
+        assert told in listening.problem
+        assert bool(listening.problem) == bool(told)
 
 
 def test_a_microphone_that_is_stopped_keeps_its_open_event() -> None:

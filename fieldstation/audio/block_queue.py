@@ -35,6 +35,10 @@ class BlockQueue:
         self._n_frames = 0
         self._filled = threading.Condition(threading.Lock())
 
+    def limit(self, max_frames: int) -> None:
+        """Hold so many from the next block on."""
+        self._max_frames = max_frames
+
     def put(self, block: Block) -> None:
         """Append a block; never waits for a reader."""
         with self._filled:

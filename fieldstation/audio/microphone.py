@@ -202,14 +202,15 @@ class Microphone:
         return device
 
     def _open(self, device: Device) -> tuple[Stream, BlockQueue]:
-        # Sized for the highest rate a device may open at: the rate is known only afterwards.
         queue = BlockQueue(round(self._queue_s * max(device.sample_rate, 48_000)))
 
         def on_block(frames: Samples, overflowed: bool) -> None:
             queue.put(Block(frames, self._clock.monotonic(), overflowed))
 
         n_channels = None if self._channel is None else self._channel + 1
-        return self._sound.open(device, n_channels, on_block), queue
+        stream = self._sound.open(device, n_channels, on_block)
+        queue.limit(round(self._queue_s * stream.sample_rate))  # known only now
+        return stream, queue
 
     def _listen(
         self, stream: Stream, queue: BlockQueue, waited_since: float | None

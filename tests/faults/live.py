@@ -3,7 +3,8 @@
     python -m tests.faults.live --bundle FOLDER [--config FILE] [--state FOLDER]
 
 Everything is as in `fieldstation run` at a microphone but the card: the sound comes at its own
-pace, and what nobody takes in time is lost. The card's queue is set by FIELDSTATION_TEST_QUEUE_S.
+pace, and what nobody takes in time is lost. FIELDSTATION_TEST_QUEUE_S is the length of its queue,
+FIELDSTATION_TEST_BRAKE a file with the seconds that the analysis of a window takes longer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,14 @@ from fieldstation.audio.microphone import Microphone
 from fieldstation.audio.portaudio import OnBlock
 from fieldstation.bundle import load_bundle
 from fieldstation.commands.context import add_context_arguments, load_context
+from fieldstation.records import Prediction
 from fieldstation.service import Plan, Service
 from tests.faults.played import RATE
 
 PROGRAM = ("-m", "tests.faults.live")
 LIVE: dict[str, tuple[str, ...]] = {"program": PROGRAM, "arguments": ()}
 """Options of a Station that listens live"""
-QUEUE = "FIELDSTATION_TEST_QUEUE_S"
+QUEUE, BRAKE = "FIELDSTATION_TEST_QUEUE_S", "FIELDSTATION_TEST_BRAKE"
 BLOCK = round(0.05 * RATE)
 
 
@@ -64,6 +67,11 @@ class Card:
                 on_block(frames.astype(np.float32) / 32_768, False)
 
 
+def brake(prediction: Prediction) -> None:
+    """Let a window take longer, as a slower encoder would: in its thread."""
+    time.sleep(float(Path(os.environ[BRAKE]).read_text()))
+
+
 def main() -> None:
     """Run until a signal."""
     parser = argparse.ArgumentParser()
@@ -81,6 +89,7 @@ def main() -> None:
         bundle=load_bundle(args.bundle),
         open_source=lambda on_wait: Microphone(on_wait=on_wait, queue_s=queue_s, sound=card),
         live=True,
+        on_trace=brake if BRAKE in os.environ else None,
     )
     Service(plan).run()
 
