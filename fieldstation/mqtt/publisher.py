@@ -38,11 +38,13 @@ log = logging.getLogger(__name__)
 WINDOW = 100
 """Rows that the broker has not acknowledged yet; also the page that is sent again"""
 RESEND_S = 60.0
-SOON_S = 3.0
-"""After a connect, what a logger has passed over goes again this soon: our own may have subscribed
-a moment later than we published, and a broker that does not know it kept nothing for it"""
-EARLY = 1_000
-"""Rows after a connect that are watched for that"""
+SOON_S = 5.0
+"""This long after a connect goes again what was told at its very beginning and passed over: our own
+logger may have subscribed a moment later than we published, and a broker that does not know it
+kept nothing for it"""
+EARLY = 5
+"""What was told within this part of that time is watched for it; the rest is left for a receipt"""
+EARLY_ROWS = 1_000
 LONGEST_RESEND_S = 900.0
 TURN_S = 0.5
 INBOX_LIMIT = 300
@@ -168,6 +170,7 @@ class Publisher:
         self._patience_s = resend_s
         self._sweep_at = 0.0
         self._soon_at = math.inf
+        self._early_until = 0.0
         self._early: dict[str, int] = {}
         self._confirmed_upto = 0
         self._mark = 0
@@ -267,7 +270,8 @@ class Publisher:
         self._sweep = None
         self._patience_s = self._resend_s
         self._sweep_at = 0.0
-        self._soon_at = time.monotonic() + min(self._soon_s, self._resend_s)
+        soon_s, now = min(self._soon_s, self._resend_s), time.monotonic()
+        self._soon_at, self._early_until = now + soon_s, now + soon_s / EARLY
         self._early, self._confirmed_upto = {}, 0
         self._mark = self._cursor
 
@@ -345,7 +349,7 @@ class Publisher:
         if not self._in_flight:
             self._acknowledged_at = time.monotonic()
         self._in_flight[ticket] = row
-        if self._soon_at < math.inf and len(self._early) < EARLY:
+        if time.monotonic() < self._early_until and len(self._early) < EARLY_ROWS:
             self._early[row.id] = row.sequence
         return True
 

@@ -131,8 +131,7 @@ def suffer(
         with fault(station, disk, bent):
             most_kb = watch_memory(station, hold_s)
             if name == "full" or (said and hold_s > SHORT_S):
-                told = check(station)
-                assert said in told, told
+                wait_for(lambda said=said: said in check(station), 30)  # type: ignore[misc]
         ended = time.monotonic()
         wait_for_calls(station, len(player.calls))
         n_suffered += len(player.calls) - n_calls

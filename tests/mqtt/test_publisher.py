@@ -77,7 +77,7 @@ def test_a_logger_that_subscribes_a_moment_late_gets_the_first_rows_soon() -> No
         KEY,
         OWN_TRUST,
         resend_s=NEVER_S,
-        soon_s=0.1,
+        soon_s=1.0,
         turn_s=TURN_S,
     )
     with running(publisher):
@@ -98,7 +98,7 @@ def test_only_what_the_logger_passed_over_goes_again_soon() -> None:
         KEY,
         OWN_TRUST,
         resend_s=NEVER_S,
-        soon_s=0.3,
+        soon_s=1.0,
         turn_s=TURN_S,
     )
     with running(publisher):
