@@ -95,11 +95,12 @@ KEEP_EVERY_S = 60.0
 """An interval that grows is kept in station.db so often, and in the pulse between"""
 COVERAGE_EVERY_S = 600.0
 HOURS_EVERY_S = 30.0
+UNTOLD_EVERY_S = 600.0
 GOODBYE_S = 3.0
 """How long a stopping live station waits for the last receipts; the rest goes at the next start"""
 DRAIN_CLIPS_S = 600.0
 STORE_DRAIN_S = 20.0
-STORE_FINISH_S = 5.0
+STORE_FINISH_S = 3.0
 """After the drain; shorter than the wait for its thread, so that it can say what is unwritten"""
 MAINTENANCE_DEADLINE_S = 3_600.0
 """A backup of a large log on a slow card is one turn of its loop"""
@@ -290,7 +291,7 @@ class Service:
 
     def _make_station(self) -> Station:
         plan = self._plan
-        recorder = Recorder(
+        self._recorder = Recorder(
             plan.who,
             self._writer,
             None,
@@ -298,7 +299,7 @@ class Service:
             with_embedding=pictures.sends_embeddings(plan.settings, plan.bundle),
         )
         ear = make_ear(plan.bundle, self._classifier, plan.settings, plan.who, self._clock)
-        return Station(ear, recorder, self._ledger, self._clips, plan.on_trace)
+        return Station(ear, self._recorder, self._ledger, self._clips, plan.on_trace)
 
     def _make_clips(self) -> tuple[ClipWriter | None, str]:
         """Return the clip writer, or None and why there are no clips."""
@@ -415,6 +416,7 @@ class Service:
         ]
         self._scheduler = schedule.start([self._minute, self._upkeep], self._plan.who.timezone)
         self._minute.request("health")
+        self._minute.request("untold events")
         if self._was_killed:
             self._upkeep.request("look for damage")
         self._notifier.ready()
@@ -443,6 +445,7 @@ class Service:
             self._looked_at = now
             if self._told and self._told["problems"] != self._problems():
                 self._minute.request("health")
+                self._minute.request("untold events")  # a file may have been restored
 
     def _stop(self, tick: Callable[[], None]) -> bool:
         """Stop every stage, upstream first; return whether all that was heard is confirmed."""
@@ -504,6 +507,7 @@ class Service:
         chores = [
             Chore("health", self._tell_health, every_s=HEALTH_EVERY_S, on_fault=faults),
             Chore("coverage", self._post_coverage, every_s=COVERAGE_EVERY_S, on_fault=faults),
+            Chore("untold events", self._tell_untold, every_s=UNTOLD_EVERY_S, on_fault=faults),
         ]
         if self._plan.settings.schedule.recording != "always":
             chores.append(Chore("hours", self._look_at_hours, every_s=HOURS_EVERY_S))
@@ -609,6 +613,13 @@ class Service:
 
     def _failed_chores(self) -> dict[str, str]:
         return {**self._minute.state(), **self._upkeep.state()}
+
+    def _tell_untold(self) -> str:
+        """Tell events whose messages are lost, as after a damage."""
+        untold = self._store.untold()
+        for event in untold:
+            self._recorder.tell(event)
+        return f"{len(untold)} events had lost their messages" if untold else ""
 
     def _tell_again(self) -> None:
         """Tell a restored log what it may have lost: station.db has the last days still."""

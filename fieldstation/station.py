@@ -153,6 +153,10 @@ class Recorder:
     def record(self, event: Event) -> None:
         """Post the event together with the message that tells it."""
         log.info("%s", describe(event, self._who.timezone))
+        self.tell(event)
+
+    def tell(self, event: Event) -> None:
+        """Post an event, perhaps one that is there already and has lost its message."""
         clip = ClipState.WAITING if self._with_clip else ClipState.OFF
         self._sink.post_event(
             event, lambda sequence: detection_message(self._tell(event, sequence)), clip

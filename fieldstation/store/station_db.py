@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -29,7 +30,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from fieldstation.clock import US_PER_S, Clock, SystemClock
-from fieldstation.records import FILE_RUN, ClipState, Event, Hearing, Interval, Message, OutboxRow
+from fieldstation.records import (
+    FILE_RUN,
+    ClipState,
+    Event,
+    FileOrigin,
+    Hearing,
+    Interval,
+    Label,
+    Message,
+    OutboxRow,
+)
 from fieldstation.store.database import Database, open_file
 from fieldstation.store.schema import bring_up_to_date
 from fieldstation.store.station_tables import COVERAGE, EVENTS, META, OUTBOX, SCHEMA
@@ -47,6 +58,13 @@ CONFIRM = (
     update(OUTBOX)
     .where(OUTBOX.c.id == bindparam("outbox_id"), OUTBOX.c.confirmed_at.is_(None))
     .values(confirmed_at=bindparam("now"))
+)
+NEW_EVENT = insert(EVENTS).on_conflict_do_nothing(index_elements=["id"])
+UNTOLD = (
+    select(EVENTS)
+    .outerjoin(OUTBOX, OUTBOX.c.id == EVENTS.c.id)
+    .where(OUTBOX.c.id.is_(None))
+    .order_by(EVENTS.c.started_at)
 )
 PENDING = select(
     OUTBOX.c.sequence,
@@ -86,13 +104,14 @@ class StationTransaction:
     ) -> int:
         """Write an event and its message; return the message's place in the station's order.
 
-        An id that is there already changes nothing and returns the place it has.
+        An id that is there already changes nothing and returns the place it has; one whose message
+        is lost gets another.
         """
         known = self._sequence_of(str(event.id))
         if known is not None:
             return known
         sequence = self._next_sequence()
-        self._connection.execute(insert(EVENTS), _event_values(event, clip))
+        self._connection.execute(NEW_EVENT, _event_values(event, clip))
         self._insert_message(sequence, str(event.id), compose(sequence))
         return sequence
 
@@ -297,6 +316,11 @@ class StationStore:
         with self.database.read() as connection:
             return [_outbox_row(row) for row in connection.execute(rows)]
 
+    def untold(self, limit: int = 1_000) -> list[Event]:
+        """Return events that have no message, as after the loss of a page, oldest first."""
+        with self.database.read() as connection:
+            return [_event(row) for row in connection.execute(UNTOLD.limit(limit))]
+
     def n_pending(self) -> int:
         """Return how many messages are not yet confirmed."""
         waiting = select(func.count()).select_from(OUTBOX).where(OUTBOX.c.confirmed_at.is_(None))
@@ -379,6 +403,25 @@ def _event_values(event: Event, clip: ClipState) -> dict[str, object]:
         "first_sample": file.first_sample if file else None,
         "clip_state": clip.value,
     }
+
+
+def _event(row: Any) -> Event:
+    """Return what `_event_values` wrote."""
+    is_file = row.content_hash is not None
+    return Event(
+        id=UUID(row.id),
+        label=Label(row.scientific_name, row.common_name),
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        probability=row.probability,
+        threshold=row.threshold,
+        encoder_id=row.encoder_id,
+        n_windows=row.n_windows,
+        embedding=None
+        if row.embedding is None
+        else np.frombuffer(row.embedding, "<f2").astype(np.float32),
+        file=FileOrigin(row.file_path, row.content_hash, row.first_sample) if is_file else None,
+    )
 
 
 def _interval_values(interval: Interval) -> dict[str, object]:

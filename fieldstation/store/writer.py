@@ -35,7 +35,7 @@ WAIT_S = 0.5
 """Longest wait between two beats"""
 FINISH_S = 20.0
 """Longest try to write what is left when the station stops"""
-REFUSED_S = 5.0
+REFUSED_S = 2.0
 """Longest wait for a disk that refuses just now"""
 NEAR, AGAIN = 0.8, 0.95
 """Of the limit of the file: from here on it is told; below this a full one has room again"""
@@ -259,11 +259,12 @@ class StoreThread:
     def drain(self, timeout_s: float) -> bool:
         """Wait until all that was posted is on the disk; return whether it is.
 
-        While the disk refuses, the wait is short: `run` itself tries once more at its end.
+        A disk that refused is tried again at once, and waited for a short time.
         """
         with self._changed:
             if self._fault is not None:
                 timeout_s = min(timeout_s, REFUSED_S)
+                self._try_now()
             return self._changed.wait_for(lambda: not self._queue, timeout_s)
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
@@ -391,14 +392,21 @@ class StoreThread:
         self._retry_at = time.monotonic() + self._retry_s * random.uniform(0.5, 1.0)
         self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
 
+    def _try_now(self) -> None:
+        """Let the next try come at once, and those after it soon."""
+        self._retry_s, self._retry_at = FIRST_RETRY_S, 0.0
+
     def _note_recovery(self) -> None:
         if self._fault is not None:
-            log.info("%s is written again; nothing was lost", self._store.database.name)
+            kept = "" if isinstance(self._fault, DamagedDatabase) else "; nothing was lost"
+            log.info("%s is written again%s", self._store.database.name, kept)
         self._fault = None
         self._retry_at = 0.0
 
     def _finish(self, beat: Callable[[], None]) -> None:
         """Write what is left, trying for a bounded time."""
+        if self._fault is not None:
+            self._try_now()
         give_up_at = time.monotonic() + self._finish_s
         while self._queue and time.monotonic() < give_up_at:
             beat()

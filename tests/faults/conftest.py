@@ -44,6 +44,13 @@ def long(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture
+def long_only(long: bool) -> None:
+    """Leave a test to the long form."""
+    if not long:
+        pytest.skip("only in the long form (--long)")
+
+
+@pytest.fixture
 def counts(request: pytest.FixtureRequest, long: bool) -> Counts:
     """Return what notes `made`, `promised` and the counts that were `seen` in this test."""
     path = request.config.getoption("--counts", None)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from uuid import UUID
@@ -378,3 +378,20 @@ def test_receipts_are_forgotten_of_what_a_log_keeps(store: StationStore) -> None
     with store.transaction() as transaction:
         assert transaction.forget_receipts() == 2
     assert [row.id for row in store.pending()] == ["a", "b", "d"]
+
+
+def test_an_event_that_lost_its_message_is_found_and_told_as_it_was(store: StationStore) -> None:
+    """Every field comes back, the embedding as exactly as it was stored."""
+    first, second = event(1), event(2, file=None, embedding=None)
+    for one in (first, second, event(3)):
+        store.record_event(one, message)
+    with store.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM outbox WHERE sequence < 3")
+    found = store.untold()
+    assert [one.id for one in found] == [first.id, second.id]
+    for mine, theirs in zip(found, (first, second), strict=True):
+        told, was = (asdict(replace(one, embedding=None)) for one in (mine, theirs))
+        assert told == was
+    assert found[0].embedding == pytest.approx(first.embedding, abs=1e-3)
+    assert [store.record_event(one, message) for one in found] == [4, 5]
+    assert store.untold() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -138,6 +139,23 @@ def test_a_full_disk_is_waited_for(store: StationStore, tmp_path: Path) -> None:
     assert [row.sequence for row in store.pending()] == list(range(1, 50))
     with sqlite3.connect(tmp_path / "station.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_stop_tries_a_disk_at_once_that_refused_before(
+    store: StationStore, tmp_path: Path
+) -> None:
+    """However far away its next try was."""
+    writer = StoreThread(store, finish_s=1.0)
+    with locked(tmp_path / "station.db"):
+        writer.post_event(event(1), message)
+        for _ in range(12):
+            writer._retry_at = 0.0
+            writer.step(0.0)
+        assert writer._retry_at > time.monotonic() + 5
+    stop = threading.Event()
+    stop.set()
+    writer.run(stop, lambda: None)
+    assert store.n_pending() == 1
 
 
 def test_a_stop_gives_up_after_its_time(
