@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 from fieldstation.clips.retention import expire
@@ -18,7 +20,7 @@ from fieldstation.store import query
 from fieldstation.store.backup import back_up
 from fieldstation.store.damage import find_damage
 from fieldstation.store.database import file_of
-from fieldstation.store.errors import StoreError
+from fieldstation.store.errors import DamagedDatabase, StoreError
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.query import Filter
 from fieldstation.store.writer import StoreThread
@@ -91,11 +93,19 @@ class Upkeep:
 
     def back_up(self) -> str:
         """Copy station.db, and the log where it is a file of this station's."""
-        kept = self._settings.schedule.backups_kept
-        copies = [back_up(self._state.station_db, self._state.backups, kept, self._clock)]
+        copies = [self._copy(self._state.station_db, self._writer.suspect)]
         if self._log and not self._settings.log.database:
-            copies.append(back_up(self._state.log_db, self._state.backups, kept, self._clock))
+            copies.append(self._copy(self._state.log_db, self._log.suspect))
         return ", ".join(map(str, copies))
+
+    def _copy(self, database: Path, suspect: Callable[[str], None]) -> Path:
+        """Back a database up; one that cannot be read to its end is to be restored."""
+        kept = self._settings.schedule.backups_kept
+        try:
+            return back_up(database, self._state.backups, kept, self._clock)
+        except DamagedDatabase as error:
+            suspect(str(error))
+            raise
 
     def sum_up(self) -> str:
         """Publish what was heard since local midnight; return it in words."""

@@ -19,7 +19,7 @@ from fieldstation.gallery import Gallery
 from fieldstation.mqtt.messages import read_summary
 from fieldstation.records import Detection, Hearing, Interval, Message, StationIdentity
 from fieldstation.state import State
-from fieldstation.store.errors import StoreUnavailable
+from fieldstation.store.errors import DamagedDatabase, StoreUnavailable
 from fieldstation.store.images import record_image
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.station_db import StationStore
@@ -153,6 +153,20 @@ def test_damage_that_nobody_met_yet_is_looked_for(
     with pytest.raises(StoreUnavailable, match="being restored"):
         log.opened()
     wait_until_restored(log)
+
+
+def test_a_backup_that_meets_damage_has_the_file_restored(
+    state: State, store: StationStore, log: LateLog
+) -> None:
+    """And leaves the older copies as they are."""
+    chores, _ = upkeep(state, store, log)
+    store.post_message("a", Message("t", b"1"))
+    chores.back_up()
+    break_table(state.station_db, "outbox")
+    with pytest.raises(DamagedDatabase):
+        chores.back_up()
+    assert store.database.damaged.is_set()
+    assert len(list(state.backups.glob("station-*.db"))) == 1
 
 
 def break_table(path: Path, table: str) -> None:

@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         ("clock", check_clock),
         ("disk", lambda: check_disk(context)),
         ("station.db", lambda: check_station_db(context)),
+        ("put aside", lambda: check_put_aside(context)),
         ("log", lambda: check_log(context)),
         ("pictures", lambda: check_pictures(context, args.bundle, pid is not None)),
         ("broker", lambda: check_broker(context, pid)),
@@ -138,6 +139,19 @@ def check_station_db(context: Context) -> str:
         return f"{n_waiting} messages wait for their receipt, {n_bytes / BYTES_PER_MB:.1f} MB"
     finally:
         store.close()
+
+
+def check_put_aside(context: Context) -> str:
+    """See that no damaged or replaced database lies beside its successor, for somebody to see."""
+    from fieldstation.store.database import file_of
+    from fieldstation.store.repair import put_aside
+
+    paths = [context.state.station_db]
+    if context.settings.log.enabled and (log := file_of(context.log_url())):
+        paths.append(log)
+    if found := [str(file) for path in paths for file in put_aside(path)]:
+        raise Mend(f"{', '.join(found)}: a database was damaged; see to the disk, then remove it")
+    return "nothing"
 
 
 def check_log(context: Context) -> str:

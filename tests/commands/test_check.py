@@ -37,3 +37,17 @@ def test_what_is_wrong_is_named_and_the_exit_code_says_so(
     assert "MEND" in said["log"]
     assert "MEND" in said["bundle"]
     assert "Traceback" not in ended.stderr
+
+
+def test_a_damaged_file_is_shown_until_somebody_has_seen_it(
+    cli: Run, tones: Bundle, state: Path
+) -> None:
+    """Also after the station that restored it has ended."""
+    state.mkdir()
+    aside = state / "station.db.damaged-20260501T041200Z"
+    aside.write_bytes(b"")
+    ended = cli("check", "--bundle", tones.path)
+    assert ended.returncode == 1
+    assert aside.name in ended.stdout
+    aside.unlink()
+    assert "MEND" not in lines(cli("check", "--bundle", tones.path).stdout)["put"]
