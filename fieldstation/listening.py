@@ -48,8 +48,8 @@ class Heard:
 
 
 BEHIND = "behind"
-BEHIND_TOLD_S = 60.0
-"""After sound was dropped, health goes on to say so"""
+TOLD_S = 60.0
+"""After sound was dropped or could not be analysed, health goes on to say so"""
 
 
 class Listening:
@@ -76,7 +76,7 @@ class Listening:
         self._passed_s = 0.0
         self._meter = Meter()
         self._clipping = Clipping()
-        self._behind_at = -math.inf
+        self._behind_at = self._overflowed_at = -math.inf
         self._heard = Heard()
         self._source: AudioSource | None = None
         self._beat: Callable[[], None] = lambda: None
@@ -124,8 +124,11 @@ class Listening:
     @property
     def problem(self) -> str:
         """Return what is wrong with the sound or its analysis; empty while all is well."""
-        if time.monotonic() - self._behind_at < BEHIND_TOLD_S:
+        now = time.monotonic()
+        if now - self._behind_at < TOLD_S:
             return "the analysis is slower than the sound, of which some was dropped: see its load"
+        if now - self._overflowed_at < TOLD_S:
+            return "the encoder makes no numbers of the sound: try another bundle, or less gain"
         return self._clipping.problem
 
     def level(self) -> Level:
@@ -153,7 +156,10 @@ class Listening:
         self._clipping.add(chunk.samples.size, chunk.n_clipped, chunk.sample_rate)
         if chunk.cause == BEHIND:
             self._behind_at = began
+        n_overflows = self._station.n_overflows
         self._count(self._station.process(chunk))
+        if self._station.n_overflows > n_overflows:
+            self._overflowed_at = began
         gap_s = chunk.gap / chunk.sample_rate
         self._heard = replace(
             self._heard,

@@ -15,7 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from fieldstation import identity
-from fieldstation.analysis.classifier import Classifier
+from fieldstation.analysis.classifier import Classifier, Overflow
 from fieldstation.analysis.tracker import Tracker
 from fieldstation.audio.windows import Windower
 from fieldstation.bundle import Bundle
@@ -94,6 +94,8 @@ class Station:
         self._ledger = ledger
         self._clips = clips
         self._on_trace = on_trace
+        self.n_overflows = 0
+        """Windows that were heard, and of which the encoder made nothing"""
 
     def process(self, chunk: AudioChunk) -> list[Event]:
         """Hear one chunk; return the events that it closed, already handed to the recorder."""
@@ -108,12 +110,24 @@ class Station:
         return events + self._record(self._ear.tracker.finish())
 
     def _name(self, windows: list[Window]) -> list[Event]:
+        try:
+            predictions = self._ear.classifier.predict(windows)
+        except Overflow as overflow:
+            if len(windows) > 1:
+                return [event for window in windows for event in self._name([window])]
+            return self._pass_over(overflow)
         events: list[Event] = []
-        for prediction in self._ear.classifier.predict(windows) if windows else ():
+        for prediction in predictions:
             if self._on_trace:
                 self._on_trace(prediction)
             events += self._record(self._ear.tracker.update(prediction))
         return events
+
+    def _pass_over(self, overflow: Overflow) -> list[Event]:
+        """Leave a window out; no event goes on over it."""
+        self.n_overflows += 1
+        log.warning("%s: not analysed, number %d", overflow, self.n_overflows)
+        return self._record(self._ear.tracker.finish())
 
     def _record(self, events: Iterable[Event]) -> list[Event]:
         events = list(events)

@@ -42,7 +42,7 @@ class Station:
     """Counts what reaches it; one event a chunk."""
 
     def __init__(self) -> None:
-        self.n_chunks = self.n_finished = 0
+        self.n_chunks = self.n_finished = self.n_overflows = 0
         self.gaps: list[tuple[int, str]] = []
 
     def process(self, chunk: AudioChunk) -> list[str]:
@@ -91,6 +91,22 @@ def test_sound_that_an_analysis_had_to_drop_is_told() -> None:
     """A gap of another cause is the microphone's."""
     for cause, told in (("behind", "slower than the sound"), ("overflow", "")):
         listening, _, _ = listen(Source(cause=cause), threading.Event())
+        assert told in listening.problem
+        assert bool(listening.problem) == bool(told)
+
+
+def test_windows_that_could_not_be_analysed_are_told() -> None:
+    """They count as heard, and nobody heard a bird in them."""
+
+    class Overflowing(Station):
+        def process(self, chunk: AudioChunk) -> list[str]:
+            self.n_overflows += 1
+            return super().process(chunk)
+
+    for station, told in ((Overflowing(), "makes no numbers"), (Station(), "")):
+        listening = Listening(station, Ledger())  # type: ignore[arg-type]
+        listening.attach(Source())
+        listening.run(threading.Event(), lambda: None)
         assert told in listening.problem
         assert bool(listening.problem) == bool(told)
 

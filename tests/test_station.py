@@ -128,6 +128,22 @@ def test_a_gap_ends_an_event(bundle: Bundle, store: StationStore) -> None:
     assert events[0].ended_at <= events[1].started_at
 
 
+def test_what_overflows_the_encoder_is_passed_over_and_counted(
+    bundle: Bundle, store: StationStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The station lives on, the window is named, and no event goes on over it."""
+    station = make_station(bundle, store)
+    sound = tone(2_000, 5, RATE)
+    sound[2 * RATE : 3 * RATE] *= np.float32(1e30)
+    events = hear(station, sound)
+    assert [e.label.scientific_name for e in events] == ["Fringilla coelebs"] * 2
+    assert events[0].ended_at < BEGAN + 2_000_000 + 500_000
+    assert events[1].started_at > BEGAN + 3_000_000 - 500_000
+    assert station.n_overflows > 1
+    assert "2026-05-01T04:12:01" in caplog.text
+    assert "overflows the encoder: its peak is" in caplog.text
+
+
 def test_a_threshold_of_the_users_is_laid_over_the_bundles(bundle: Bundle) -> None:
     """A name that the bundle does not know is refused with those nearest to it."""
     settings = Settings(model=ModelSettings(thresholds={"Parus major": 0.99}))

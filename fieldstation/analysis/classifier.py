@@ -21,6 +21,10 @@ EMBEDDING = 512
 Floats = NDArray[np.float32]
 
 
+class Overflow(ValueError):
+    """A window of which the encoder makes no finite numbers; the text names it."""
+
+
 class Classifier:
     """A bundle's encoder, opened and checked against its description."""
 
@@ -59,8 +63,8 @@ class Classifier:
         """Return what the encoder makes of each window, in order.
 
         Raises:
-            ValueError: a window holds a sample that is not finite, or so large that the
-                encoder's arithmetic overflows.
+            Overflow: what the encoder makes of a window is not finite.
+            ValueError: a window holds a sample that is not finite.
         """
         if not windows:
             return []
@@ -70,7 +74,7 @@ class Classifier:
         probabilities = activate(logits, self._bundle)
         for window, row in zip(windows, probabilities, strict=True):
             if not np.isfinite(row).all():
-                raise ValueError(
+                raise Overflow(
                     f"{_name(window)} overflows the encoder: its peak is "
                     f"{np.abs(window.samples).max():.3g}, full scale is 1"
                 )

@@ -17,7 +17,7 @@ from fieldstation.audio.mono import from_int16, to_mono
 from fieldstation.audio.recordings import (
     Damaged,
     FileError,
-    NotFinite,
+    NoSound,
     Recording,
     find_recordings,
     inspect,
@@ -108,7 +108,7 @@ class FileSource:
 
         Raises:
             FileError: a single file turns out to hold nothing that can be heard, or samples
-                that are not finite numbers.
+                that are no sound.
         """
         self._done_s = 0.0
         for recording in self.recordings:
@@ -152,7 +152,7 @@ class FileSource:
                 n_chunks += 1
                 yield chunk
         except Damaged as damage:
-            unusable = n_chunks == 0 or isinstance(damage, NotFinite)
+            unusable = n_chunks == 0 or isinstance(damage, NoSound)
             if unusable and not self._path.is_dir():
                 raise FileError(f"{recording.path} cannot be heard: {damage}") from damage
             self._on_skip(recording.path, str(damage))

@@ -13,12 +13,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from fieldstation.audio.anchor import Anchor, Placed
 from fieldstation.audio.block_queue import Block, BlockQueue
 from fieldstation.audio.devices import Device, DeviceError, DeviceNotFound, choose_device
-from fieldstation.audio.mono import to_mono
+from fieldstation.audio.mono import is_sound, to_mono
 from fieldstation.audio.portaudio import PortAudio, SoundSystem, Stream
 from fieldstation.audio.source import OnWait, ignore_wait
 from fieldstation.clock import Clock, SystemClock
@@ -294,8 +292,8 @@ class Microphone:
 
     def _why_no_sound(self, frames: Samples, sample_rate: int) -> str:
         """Return the cause for which a block is not heard; empty where it is sound."""
-        if not np.isfinite(frames).all():
-            self._report(f"{self._state.device!r} sends samples that are no numbers: left out")
+        if not is_sound(frames).all():
+            self._report(f"{self._state.device!r} sends samples that are no sound: left out")
             return CAUSE
         self._zeros_s = 0.0 if frames.any() else self._zeros_s + len(frames) / sample_rate
         if self._zeros_s < self._patience.dead_s:

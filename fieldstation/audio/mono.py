@@ -9,6 +9,14 @@ from fieldstation.records import Samples
 
 FULL_SCALE = 0.999
 """16-bit full scale is 32767/32768 on one side; converters also stop a little short of it."""
+LOUDEST = 2.0**32
+"""Far beyond full scale, which some write as 32-bit integers: what is above it is a broken sample,
+whose power an encoder's float32 cannot hold"""
+
+
+def is_sound(frames: Samples) -> NDArray[np.bool_]:
+    """Return which frames, float32 [n, channels], hold no NaN, infinity or absurd sample."""
+    return np.asarray((np.abs(frames) <= LOUDEST).all(axis=1))
 
 
 def to_mono(frames: Samples, channel: int | None) -> tuple[Samples, int]:

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import soundfile
 
+from fieldstation.audio.mono import is_sound
 from fieldstation.audio.start_times import StartSource, start_time
 from fieldstation.errors import MendableError
 from fieldstation.records import Samples
@@ -104,8 +105,8 @@ class Damaged(Exception):
     """The rest of a file cannot be heard; what was read before it can. The text says why."""
 
 
-class NotFinite(Damaged):
-    """A sample is NaN or infinite: whatever wrote it is broken, so may be what came before."""
+class NoSound(Damaged):
+    """A sample is NaN, infinite or absurd: who wrote it is broken, so may be what came before."""
 
 
 def read_blocks(recording: Recording, n_per_block: int) -> Iterator[Samples]:
@@ -113,7 +114,7 @@ def read_blocks(recording: Recording, n_per_block: int) -> Iterator[Samples]:
 
     Raises:
         Damaged: after the last good frame, where the file breaks off, cannot be decoded, or
-            holds a sample that is not finite.
+            holds a sample that is no sound.
     """
     try:
         file = _ForwardFile(recording.path)
@@ -124,12 +125,12 @@ def read_blocks(recording: Recording, n_per_block: int) -> Iterator[Samples]:
         while True:
             block = np.empty((n_per_block, file.channels), np.float32)
             n, fault = _fill(file, block, n_read)
-            n_finite = _n_finite(block[:n])
-            if n_finite:
-                yield block[:n_finite]
-            n_read += n_finite
-            if n_finite < n:
-                raise NotFinite(f"sample {n_read} is {_first_bad(block[n_finite])}, no number")
+            n_good = _n_good(block[:n])
+            if n_good:
+                yield block[:n_good]
+            n_read += n_good
+            if n_good < n:
+                raise NoSound(f"sample {n_read} is {_first_bad(block[n_good]):.3g}, no sound")
             if fault:
                 raise Damaged(fault)
             if n < n_per_block:
@@ -169,14 +170,14 @@ def _position(file: soundfile.SoundFile) -> int:
         return 0
 
 
-def _n_finite(block: Samples) -> int:
-    """Return how many frames stand before the first that is not finite."""
-    finite = np.isfinite(block).all(axis=1)
-    return len(block) if finite.all() else int(finite.argmin())
+def _n_good(block: Samples) -> int:
+    """Return how many frames stand before the first that is no sound."""
+    good = is_sound(block)
+    return len(block) if good.all() else int(good.argmin())
 
 
 def _first_bad(frame: Samples) -> float:
-    return float(frame[~np.isfinite(frame)][0])
+    return float(frame[~is_sound(frame[:, None])][0])
 
 
 def _shortfall(file: soundfile.SoundFile, n_read: int) -> str | None:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldstation.analysis.classifier import Classifier
+from fieldstation.analysis.classifier import Classifier, Overflow
 from fieldstation.analysis.tracker import explain
 from fieldstation.audio.files import FileSource
 from fieldstation.audio.level import Level, Meter
@@ -72,7 +72,7 @@ class Listener:
     def _predict(self, windows: list[Window]) -> list[Prediction]:
         try:
             return self._classifier.predict(windows)
-        except ValueError as error:
+        except Overflow as error:
             raise NoCall(f"{error}: bring the recording to full scale 1") from error
 
     def found(self, prediction: Prediction, index: int) -> Found:

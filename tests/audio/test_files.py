@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -142,7 +143,7 @@ def test_a_bad_file_in_a_folder_is_told_and_passed_over(tmp_path: Path) -> None:
     assert set(reasons) == {"empty.wav", "text.flac", "header.wav", "inf.wav"}
     assert "0 bytes" in reasons["empty.wav"]
     assert "no audio file" in reasons["text.flac"]
-    assert reasons["inf.wav"] == "sample 2000 is inf, no number"
+    assert reasons["inf.wav"] == "sample 2000 is inf, no sound"
     assert not any("\n" in reason for reason in reasons.values())
 
 
@@ -175,8 +176,8 @@ def test_a_folder_without_recordings_is_an_error(tmp_path: Path) -> None:
         source(tmp_path)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_single_file_with_a_sample_that_is_no_number_is_an_error(
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_a_single_file_with_a_sample_that_is_no_sound_is_an_error(
     tmp_path: Path, value: float
 ) -> None:
     """It names the first such sample; what came before it was heard."""
@@ -184,7 +185,7 @@ def test_a_single_file_with_a_sample_that_is_no_number_is_an_error(
     samples[40_000:40_003] = value
     path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
     chunks: list[AudioChunk] = []
-    with pytest.raises(FileError, match=f"cannot be heard: sample 40000 is {value}"):
+    with pytest.raises(FileError, match=re.escape(f"cannot be heard: sample 40000 is {value}")):
         chunks.extend(source(path))
     np.testing.assert_array_equal(sound(chunks), samples[:40_000])
 

@@ -150,10 +150,11 @@ def test_a_minute_of_zeros_is_a_dead_microphone(caplog: pytest.LogCaptureFixture
     assert len([p for p in room.problems if p and "muted" in p]) == 41
 
 
-def test_samples_that_are_no_numbers_are_left_out() -> None:
-    """A block with a NaN is not passed on; it is the next chunk's gap."""
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_samples_that_are_no_sound_are_left_out(value: float) -> None:
+    """A block with a NaN, or beyond all scales, is not passed on; it is the next chunk's gap."""
     bad = stereo()
-    bad[5, 1] = np.nan
+    bad[5, 1] = value
     room = Room(Session([(stereo(), False), (bad, False), (stereo(), False)]))
     chunks = room.listen()
     assert [(c.gap, c.cause) for c in chunks] == [(0, ""), (BLOCK, "microphone")]

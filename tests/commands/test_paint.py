@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -16,10 +17,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-from fieldstation.analysis.classifier import Classifier
+from fieldstation.analysis.classifier import Classifier, Overflow
 from fieldstation.bundle import Bundle, load_bundle
 from fieldstation.cli import main
+from fieldstation.commands.calls import Listener, NoCall, call_in_recording
 from fieldstation.commands.paint import parse_seeds
+from fieldstation.config import Settings
 from fieldstation.generation.denoiser import OnnxDenoiser, PaintingError
 from fieldstation.generation.noise import seed_of
 from fieldstation.generation.sheet import CALL_WIDTH, GAP, PICTURE_WIDTH
@@ -143,13 +146,26 @@ def test_of_several_birds_one_that_is_painted_is_taken(
     assert texts(tmp_path / "sheet.png")["species"] == "Parus major"
 
 
+def test_a_recording_that_overflows_the_encoder_is_refused(models: Path, sounds: Path) -> None:
+    """As another's encoder may on sound that is far too loud."""
+
+    class Overflowing:
+        def predict(self, windows: object) -> list[object]:
+            raise Overflow("the window at noon overflows the encoder")
+
+    context = SimpleNamespace(settings=Settings())
+    listener = Listener(load_bundle(models / "both"), Overflowing(), context)  # type: ignore[arg-type]
+    with pytest.raises(NoCall, match=r"at noon .* bring the recording to full scale"):
+        call_in_recording(sounds / "chaffinch.flac", listener)
+
+
 @pytest.mark.parametrize(
     ("sound", "bundle", "message"),
     [
         ("silence.flac", "both", "is silent: its loudest sample is at -120 dB full scale"),
         ("noise.flac", "both", r"no bird is heard \(no bird 1.00; best species "),
         ("click.flac", "both", "too short: it holds less than 0.1 s"),
-        ("huge.wav", "both", r"huge.wav overflows the encoder: .*: bring the recording to full"),
+        ("huge.wav", "both", r"huge.wav cannot be heard: sample 0 is \S+, no sound"),
         ("chaffinch.flac", "unknown", "a bird is heard, but none that the bundle knows"),
         ("chaffinch.flac", "green", r"Fringilla coelebs is not painted .*: it paints Parus major"),
         ("chaffinch.flac", "ear", "bundle ear does not paint"),
