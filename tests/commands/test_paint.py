@@ -22,7 +22,7 @@ from fieldstation.bundle import Bundle, load_bundle
 from fieldstation.cli import main
 from fieldstation.commands.calls import Listener, NoCall, call_in_recording
 from fieldstation.commands.paint import parse_seeds
-from fieldstation.config import Settings
+from fieldstation.config import Settings, StationSettings
 from fieldstation.generation.denoiser import OnnxDenoiser, PaintingError
 from fieldstation.generation.noise import seed_of
 from fieldstation.generation.sheet import CALL_WIDTH, GAP, PICTURE_WIDTH
@@ -153,7 +153,7 @@ def test_a_recording_that_overflows_the_encoder_is_refused(models: Path, sounds:
         def predict(self, windows: object) -> list[object]:
             raise Overflow("the window at noon overflows the encoder")
 
-    context = SimpleNamespace(settings=Settings())
+    context = SimpleNamespace(settings=Settings(station=StationSettings(timezone="UTC")))
     listener = Listener(load_bundle(models / "both"), Overflowing(), context)  # type: ignore[arg-type]
     with pytest.raises(NoCall, match=r"at noon .* bring the recording to full scale"):
         call_in_recording(sounds / "chaffinch.flac", listener)
