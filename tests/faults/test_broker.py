@@ -82,7 +82,14 @@ def slow(scene: Scene, wait: Callable[[], None]) -> None:
     scene.proxy.delay_s, scene.proxy.bytes_per_s = 0.0, 0.0
 
 
-FAULTS = {fault.__name__: fault for fault in (stopped, frozen, refusing, slow)}
+FAULTS = {
+    "stopped": (stopped, "is stopped, and another with an empty memory comes in its place"),
+    "frozen": (frozen, "is frozen (SIGSTOP)"),
+    "refusing": (refusing, "wants another password"),
+    "slow": (slow, "lets 1 kB/s pass"),
+}
+HOLD_S = 100.0
+"""Of a fault in the long form; in the short form until two calls were heard"""
 
 
 @contextmanager
@@ -142,10 +149,10 @@ def test_whatever_becomes_of_the_broker_everything_arrives_once(
                 before = scene.n_committed()
 
                 def wait(before: int = before) -> None:
-                    time.sleep(100 if long else 0)
+                    time.sleep(HOLD_S if long else 0)
                     wait_for(lambda: scene.n_committed() >= before + 2)
 
-                FAULTS[name](scene, wait)
+                FAULTS[name][0](scene, wait)
                 began, committed = time.monotonic(), scene.n_committed()
                 n_during += committed - before
                 wait_for(lambda n=committed: scene.n_logged() >= n, RETURN_S)
@@ -154,18 +161,26 @@ def test_whatever_becomes_of_the_broker_everything_arrives_once(
             assert scene.station.wait(RETURN_S) == 0, scene.station.said()
             n_logged = check_all(scene, player, heard)
     counts(
-        made=f"the broker {names.replace(' ', ', then ')}",
+        made=f"the broker {', then '.join(FAULTS[name][1] for name in names.split())}"
+        + (f", for {HOLD_S:.0f} s each" if long else ""),
         promised="detections go on; after its return each is in the log once",
         calls_played=len(player.calls),
         written_meanwhile=n_during,
         in_the_log=n_logged,
         messages_heard=len(heard.detections()),
         connections=len(scene.proxy.attempts),
-        all_logged_after_s=", ".join(f"{s:.0f}" for s in back_s),
+        all_in_the_log_after_s=" and ".join(f"{s:.0f}" for s in back_s),
     )
 
 
-@pytest.mark.parametrize("manner", ["closes", "silent", "accepts"])
+MANNERS = {
+    "closes": "closes at once",
+    "silent": "says nothing",
+    "accepts": "accepts, then closes",
+}
+
+
+@pytest.mark.parametrize("manner", MANNERS)
 def test_attempts_come_one_at_a_time_and_ever_more_rarely(
     manner: str, make_station: MakeStation, player: Player, counts: Counts, long: bool
 ) -> None:
@@ -187,10 +202,10 @@ def test_attempts_come_one_at_a_time_and_ever_more_rarely(
         assert all(w >= 0.5 * s for w, s in zip(waits[client], steps, strict=True))
     assert waits[clients[0]] != waits[clients[1]]
     counts(
-        made=f"a listener in the broker's place that {manner}",
+        made=f"in the broker's place a listener that {MANNERS[manner]}",
         promised="one attempt at a time for each of two connections, with jittered back-off",
-        attempts=", ".join(str(len(door.of(client))) for client in clients),
-        waits_s="; ".join(" ".join(f"{w:.1f}" for w in waits[client]) for client in clients),
+        attempts=" and ".join(str(len(door.of(client))) for client in clients),
+        waits_s=" and ".join("/".join(f"{w:.1f}" for w in waits[client]) for client in clients),
     )
 
 

@@ -119,8 +119,8 @@ def test_a_clock_that_is_set_changes_no_order_and_no_duration(
         calls_played=n,
         in_the_log=len(rows),
         calls_cut_in_two_by_a_step=len(rows) - len(species),
-        heard_s=sums["heard"],
-        lived_s=lived_s,
+        told_as_heard_s=sums["heard"],
+        really_s=lived_s,
         steps_told=len(steps),
     )
 

@@ -182,15 +182,15 @@ def test_a_microphone_that_goes_comes_back_unasked(
     counts(
         made=f"the microphone pulled for {away_s:g} s and put back, late by {LATE_S} s, zeros",
         promised="heard within 5 s of its return; what is late is not lost; zeros are `dead`",
-        pulled=n_pulled,
-        heard_again_after_longest_s=max(back),
+        times_pulled=n_pulled,
+        longest_until_heard_again_s=max(back),
         late_calls=len(late),
         late_calls_missed=len(set(late) - set(found)),
         late_calls_heard_as_two=len(twice),
         calls_played=len(player.calls),
         in_the_log=len(found),
-        lost_microphone_s=lost(station, "microphone"),
-        lost_dead_s=lost(station, "dead"),
+        told_as_lost_microphone_s=lost(station, "microphone"),
+        told_as_dead_s=lost(station, "dead"),
     )
 
 

@@ -105,7 +105,7 @@ def test_a_full_outbox_is_told_and_hears_again_when_the_log_has_confirmed(
     counts(
         made="an outbox at its limit of disk, no broker; then one",
         promised="told by `check` and health; hears again after receipts, nothing dropped",
-        waited_at_the_limit=n_full,
+        events_waiting_at_the_limit=n_full,
         in_the_log=len(rows),
         calls_played=len(player.calls),
     )
@@ -165,11 +165,11 @@ def test_memory_is_flat_over_very_many_waiting_events(
     counts(
         made=f"{n:,} events waiting; no broker, then one that drops what a log is slow to take",
         promised="memory flat; each in the log once",
-        in_the_log=sums["ids"],
+        events_in_the_log=sums["ids"],
         memory_with_none_waiting_mb=alone_kb / 1024,
         most_while_away_mb=away_kb / 1024,
         most_while_told_mb=back_kb / 1024,
-        told_and_confirmed_per_s=n / took_s,
+        logged_and_confirmed_per_s=n / took_s,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.faults.conftest import Counts, MakeStation
 from tests.faults.played import Player, match, species_of, wait_for
 from tests.faults.readers import ask, integrity, needs_strangers, subscriber
-from tests.faults.report import table
+from tests.faults.report import page
 
 pytestmark = needs_strangers
 
@@ -40,14 +41,25 @@ def test_every_call_is_a_row_and_a_message(
         row["started_at"] / 1e6 - call.began_at
         for row, call in zip(rows, player.calls, strict=True)
     )
-    counts(made="nothing", promised="each call once", calls=len(rows), largest_late_s=late_s)
+    counts(
+        made="none",
+        promised="each call once, in order, at its instant",
+        calls_played=len(player.calls),
+        in_the_log=len(rows),
+        most_off_its_instant_s=late_s,
+    )
 
 
-def test_counts_become_a_row() -> None:
-    """The newest of a command counts."""
-    line = '{"made": "kill", "promised": "all", "seen": {"calls": %d}, "command": "pytest"}'
-    rows = table([line % 1, line % 2000]).splitlines()
-    assert rows[2:] == ["| kill | all | calls 2,000 | `pytest` |"]
+def test_counts_become_rows_of_their_section() -> None:
+    """The newest of a command counts; a unit stands behind its number."""
+    command = "pytest tests/faults/test_killed.py::test_a"
+    entry = {"made": "kill", "promised": "all", "command": command}
+    seen = {"calls": 2_000, "memory_mb": 107.25, "told_per_s": 526.9, "attempts": "9 and 8"}
+    lines = [json.dumps({**entry, "seen": {"calls": 1}}), json.dumps({**entry, "seen": seen})]
+    title, _, *rows = page(lines).splitlines()
+    assert title == "## Killed"
+    told = "2,000 calls, memory 107 MB, told 527 a second, attempts 9 and 8"
+    assert rows[2:] == [f"| kill | all | {told} | `{command}` |"]
 
 
 def test_calls_can_be_told_apart() -> None:

@@ -88,5 +88,5 @@ def test_an_analysis_that_falls_behind_drops_the_oldest_and_catches_up(
         delay_before_s=max(before),
         longest_delay_s=max(during),
         delay_after_s=max(after),
-        newest_calls_missing=0,
+        of_the_newest_calls_missing=0,
     )
