@@ -1,17 +1,19 @@
 """Print what fault tests counted as the tables of docs/reliability.md.
 
-python -m tests.faults.report counts.jsonl
+python -m tests.faults.report long.jsonl --short short.jsonl
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-HEAD = "| fault | promised | seen | command |\n|---|---|---|---|"
+HEAD = "| fault | promised | seen | in CI's short form | command |\n|---|---|---|---|---|"
+NOT_IN_CI = "–"
+LONG = " --long"
 SECTIONS = {
     "test_played.py": "No fault",
     "test_killed.py": "Killed",
@@ -28,16 +30,21 @@ UNITS = {"per_s": "a second", "s": "s", "mb": "MB"}
 """Endings of a count's name"""
 
 
-def page(lines: Iterable[str]) -> str:
+Entry = dict[str, Any]
+
+
+def page(long: Iterable[str], short: Iterable[str] = ()) -> str:
     """Return Markdown tables of JSON lines, one a section; of one command the last counts."""
-    newest: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        entry = json.loads(line)
-        newest[entry["command"]] = entry
+    in_ci = _newest(short)
     rows: dict[str, list[str]] = {title: [] for title in SECTIONS.values()}
-    for command, entry in newest.items():
-        rows[_section(command)].append(_row(entry))
+    for command, entry in _newest(long).items():
+        rows[_section(command)].append(_row(entry, in_ci))
     return "\n".join(f"## {title}\n\n{_table(made)}\n" for title, made in rows.items() if made)
+
+
+def _newest(lines: Iterable[str]) -> dict[str, Entry]:
+    entries = [json.loads(line) for line in lines]
+    return {entry["command"]: entry for entry in entries}
 
 
 def _section(command: str) -> str:
@@ -48,9 +55,20 @@ def _table(rows: list[str]) -> str:
     return "\n".join([HEAD, *rows])
 
 
-def _row(entry: dict[str, Any]) -> str:
-    seen = ", ".join(_shown(name, value) for name, value in entry["seen"].items())
-    return f"| {entry['made']} | {entry['promised']} | {seen} | `{entry['command']}` |"
+def _row(entry: Entry, in_ci: Mapping[str, Entry]) -> str:
+    short = in_ci.get(entry["command"].removesuffix(LONG))
+    cells = (
+        entry["made"],
+        entry["promised"],
+        _seen(entry),
+        _seen(short) if short else NOT_IN_CI,
+        f"`{entry['command']}`",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _seen(entry: Entry) -> str:
+    return ", ".join(_shown(name, value) for name, value in entry["seen"].items())
 
 
 def _shown(name: str, value: object) -> str:
@@ -73,6 +91,13 @@ def _number(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def _lines(files: Iterable[Path]) -> list[str]:
+    return [line for file in files for line in file.read_text("utf-8").splitlines()]
+
+
 if __name__ == "__main__":
-    found = [line for name in sys.argv[1:] for line in Path(name).read_text().splitlines()]
-    print(page(found), end="")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("long", nargs="+", type=Path)
+    parser.add_argument("--short", nargs="+", type=Path, default=[])
+    args = parser.parse_args()
+    print(page(_lines(args.long), _lines(args.short)), end="")

@@ -276,8 +276,7 @@ def test_databases_that_are_taken_or_damaged_come_back(
         promised="back by itself, told; what one page lost comes from the other database",
         times_each=rounds,
         calls_played=len(played),
-        missing=len(played - set(found)),
-        in_the_log=len(found),
+        of_them_in_the_log=len(played & set(found)),
     )
 
 

@@ -53,13 +53,15 @@ def test_every_call_is_a_row_and_a_message(
 def test_counts_become_rows_of_their_section() -> None:
     """The newest of a command counts; a unit stands behind its number."""
     command = "pytest tests/faults/test_killed.py::test_a"
-    entry = {"made": "kill", "promised": "all", "command": command}
+    entry = {"made": "kill", "promised": "all", "command": f"{command} --long"}
     seen = {"calls": 2_000, "memory_mb": 107.25, "told_per_s": 526.9, "attempts": "9 and 8"}
     lines = [json.dumps({**entry, "seen": {"calls": 1}}), json.dumps({**entry, "seen": seen})]
-    title, _, *rows = page(lines).splitlines()
+    short = json.dumps({**entry, "command": command, "seen": {"calls": 3}})
+    title, _, *rows = page(lines, [short]).splitlines()
     assert title == "## Killed"
     told = "2,000 calls, memory 107 MB, told 527 a second, attempts 9 and 8"
-    assert rows[2:] == [f"| kill | all | {told} | `{command}` |"]
+    assert rows[2:] == [f"| kill | all | {told} | 3 calls | `{command} --long` |"]
+    assert "| 3 calls | – |" in page([short])
 
 
 def test_calls_can_be_told_apart() -> None:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ PATIENCE_S = 60.0
 US_PER_S = 1_000_000
 FILE_NAME, FILE_BEGAN_S = "20260501_040000.wav", 1_777_608_000.0
 """A recorder's name of a file, and the instant that it tells"""
+HOUR_S = 3_600
+SILENCE_S = 1.0
+"""Before and after what is played; live, the microphone is silent before and after that"""
 QUERY = "SELECT event_id, scientific_name, started_at FROM detections ORDER BY started_at"
 CAPTURE = """
 import sys
@@ -63,7 +66,7 @@ class Heard:
     started_s: float
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[SoundServer]:
     """A sound server with a virtual microphone."""
     with sound_server(RATE) as running:
@@ -141,7 +144,7 @@ def read_log(folder: Path) -> list[Heard]:
 
 
 def hear_file(folder: Path, bundle: Path, file: Path) -> list[Heard]:
-    """Return what a station logs of a file by --source."""
+    """Return what a station logs of a file, or of a folder of them, by --source."""
     subprocess.run(
         command(folder, bundle, "--source", str(file)),
         check=True,
@@ -149,6 +152,11 @@ def hear_file(folder: Path, bundle: Path, file: Path) -> list[Heard]:
         timeout=PATIENCE_S,
     )
     return read_log(folder)
+
+
+def in_first_hour(heard: Heard) -> Heard:
+    """Return an event of a file of another hour as if it were of the first."""
+    return replace(heard, started_s=FILE_BEGAN_S + (heard.started_s - FILE_BEGAN_S) % HOUR_S)
 
 
 @dataclass(frozen=True)
@@ -189,12 +197,11 @@ def wait_until(so: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def recording(samples: np.ndarray, folder: Path, rate: int = RATE) -> Path:
+def recording(samples: np.ndarray, file: Path, rate: int = RATE) -> Path:
     """Write samples between silences, in which every event begins and closes."""
-    folder.mkdir()
-    file = folder / FILE_NAME
-    silence = np.zeros(6 * rate, np.float32)
-    soundfile.write(file, np.concatenate([silence[: 2 * rate], samples, silence]), rate)
+    file.parent.mkdir(exist_ok=True)
+    silence = np.zeros(round(SILENCE_S * rate), np.float32)
+    soundfile.write(file, np.concatenate([silence, samples, silence]), rate)
     return file
 
 
@@ -220,7 +227,7 @@ def test_tones_are_heard_as_from_their_file(server: SoundServer, tmp_path: Path)
     calls = [(2_000, 1.2), (4_000, 1.6), (2_000, 0.7), (4_000, 2.1), (2_000, 0.9)]
     pause = np.zeros(round(1.7 * RATE), np.float32)
     samples = np.concatenate([part for hz, s in calls for part in (tone(hz, s, RATE), pause)])
-    file = recording(samples, tmp_path / "played")
+    file = recording(samples, tmp_path / "played" / FILE_NAME)
     from_file = hear_file(tmp_path / "file", bundle.path, file)
     assert len(from_file) == len(calls)
     live = hear_microphone(server, tmp_path / "live", bundle.path, file, len(calls))
@@ -240,14 +247,14 @@ def test_the_demo_is_heard_as_from_its_file(server: SoundServer, tmp_path: Path)
     bundle = load_bundle(find_bundle("garden"))
     hop_s = bundle.window_s / 2
     samples, rate = soundfile.read(demo.RECORDING, dtype="float32")
-    file = recording(samples, tmp_path / "file", rate)
-    heard = []
+    folder = tmp_path / "files"
     for quarter in range(4):
         late = np.zeros(round(quarter * hop_s / 4 * rate), np.float32)
-        shifted = recording(np.concatenate([late, samples]), tmp_path / f"file{quarter}", rate)
-        heard.append(hear_file(tmp_path / f"station{quarter}", bundle.path, shifted))
-    assert heard[0]
-    live = hear_microphone(server, tmp_path / "live", bundle.path, file, n_expected=1)
+        name = FILE_NAME.replace("_04", f"_0{4 + quarter}")
+        recording(np.concatenate([late, samples]), folder / name, rate)
+    heard = hear_file(tmp_path / "station", bundle.path, folder)
+    assert heard[0].started_s < FILE_BEGAN_S + HOUR_S, "not in the first file"
+    live = hear_microphone(server, tmp_path / "live", bundle.path, folder / FILE_NAME, n_expected=1)
     assert live.events
     for mine in live.events:
-        assert any(live.is_at(mine, theirs, hop_s) for events in heard for theirs in events)
+        assert any(live.is_at(mine, theirs, hop_s) for theirs in map(in_first_hour, heard))
