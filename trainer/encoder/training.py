@@ -52,6 +52,8 @@ class Training:
     device: torch.device
     folder: Path
     judge: Judge
+    time_limit_s: float | None = None
+    """Of training; the rate's fall is then one of time, and the epochs are as many as fit"""
     average: nn.Module | None = None
     """Moving average of the network's weights"""
 
@@ -73,7 +75,7 @@ class Training:
 
 def train(training: Training, progress: Progress) -> Progress:
     """Train from `progress` to the last epoch, keeping checkpoints on the way."""
-    while progress.epoch < training.n_epochs:
+    while progress.epoch < training.n_epochs and share_done(training, progress) < 1:
         run_epoch(training, progress)
         close_epoch(training, progress)
     return progress
@@ -96,7 +98,10 @@ def run_epoch(training: Training, progress: Progress) -> None:
     )
     for batch in bar:
         chance = np.random.default_rng((training.seed, progress.epoch, progress.step))
-        set_rate(training, (progress.epoch + progress.step / len(batches)) / training.n_epochs)
+        done = share_done(training, progress, progress.step / len(batches))
+        if done >= 1:
+            break
+        set_rate(training, done)
         progress.loss += take_step(training, batch, chance)
         if training.average is not None:
             n_steps = progress.epoch * len(batches) + progress.step
@@ -108,6 +113,14 @@ def run_epoch(training: Training, progress: Progress) -> None:
         if now - saved_at > CHECKPOINT_EVERY_S:
             save_checkpoint(training, progress)
             saved_at = now
+
+
+def share_done(training: Training, progress: Progress, of_epoch: float = 0.0) -> float:
+    """Return the share of a training that is done, by its epochs or by its time."""
+    by_epochs = (progress.epoch + of_epoch) / training.n_epochs
+    if training.time_limit_s is None:
+        return by_epochs
+    return max(by_epochs, progress.seconds / training.time_limit_s)
 
 
 def take_step(training: Training, batch: NDArray[np.int64], chance: np.random.Generator) -> float:
@@ -162,9 +175,10 @@ def close_epoch(training: Training, progress: Progress) -> None:
     training.outcome.eval()
     line = {
         "epoch": progress.epoch + 1,
-        "loss": progress.loss / progress.step,
+        "loss": progress.loss / max(1, progress.step),
     }
-    if is_judged(progress.epoch + 1, training.n_epochs):
+    is_last = share_done(training, progress, 1.0) >= 1
+    if is_last or is_judged(progress.epoch + 1, training.n_epochs):
         line |= training.judge(training.outcome)
     progress.seconds += time.monotonic() - started_at
     line["seconds"] = round(progress.seconds, 1)

@@ -110,7 +110,7 @@ def timed_works(
     theirs = some_windows(recordings, birdnet.sample_rate, birdnet.grid.n_samples)
     return {
         "bundle": lambda: classifier.run(next(ours)),
-        "birdnet": lambda: birdnet.hear(next(theirs)[0]),
+        "birdnet": lambda: birdnet.hear(next(theirs)),
     }
 
 

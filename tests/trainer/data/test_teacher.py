@@ -25,12 +25,12 @@ class FakeTeacher:
     names: tuple[str, ...] = ("Parus major", "Turdus merula")
     n_asked: int = 0
 
-    def hear(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return two numbers about the window."""
-        self.n_asked += 1
-        assert len(window) == self.grid.n_samples
-        answer = np.array([np.abs(window).max(), (window != 0).mean()], np.float32)
-        return answer, answer[:1]
+    def hear(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return two numbers about each window."""
+        self.n_asked += len(windows)
+        assert windows.shape[1] == self.grid.n_samples
+        answers = np.stack([np.abs(windows).max(axis=1), (windows != 0).mean(axis=1)], axis=1)
+        return answers.astype(np.float32), answers[:, :1].astype(np.float32)
 
 
 def test_a_recording_is_asked_about_once(tmp_path: Path) -> None:
@@ -38,14 +38,14 @@ def test_a_recording_is_asked_about_once(tmp_path: Path) -> None:
     recordings = read_recordings(write_folder(tmp_path / "data", species_rows(2)))
     teacher = FakeTeacher()
     first = ask(teacher, recordings, tmp_path / "cache")
-    assert teacher.n_asked == 4  # 4 s recordings: one window each, and no half left over
+    assert teacher.n_asked == 8  # four recordings of 4 s: a window each, and one that ends it
     second = ask(teacher, recordings, tmp_path / "cache")
-    assert teacher.n_asked == 4
+    assert teacher.n_asked == 8
     for one, two in zip(first, second, strict=True):
         assert one is not None
         assert two is not None
         np.testing.assert_array_equal(one.logits, two.logits)
-        assert one.start_s.tolist() == [0.0]
+        assert one.start_s.tolist() == [0.0, 1.0]
 
 
 def test_another_teacher_is_asked_anew(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_another_teacher_is_asked_anew(tmp_path: Path) -> None:
     ask(FakeTeacher(), recordings, tmp_path / "cache")
     other = FakeTeacher(identity="another")
     ask(other, recordings, tmp_path / "cache")
-    assert other.n_asked == 2
+    assert other.n_asked == 4
 
 
 def test_a_damaged_recording_has_no_answer(tmp_path: Path) -> None:

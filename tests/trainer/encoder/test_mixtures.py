@@ -1,0 +1,94 @@
+"""Mixtures are the sounds they say they are, at any rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+
+from tests.trainer.recordings import RATE, tone  # noqa: E402
+from trainer.encoder.mixtures import (  # noqa: E402
+    DEFAULT_MIXING,
+    Mixer,
+    Sound,
+    heard_at,
+    level,
+)
+
+N = 3 * RATE
+
+
+def sound(*recordings: np.ndarray) -> Sound:
+    """Return recordings end to end."""
+    return Sound(torch.from_numpy(np.concatenate(recordings)), RATE, N)
+
+
+def spectrum(of: Sound, first: int, begin: int, end: int, n_in: int = N) -> torch.Tensor:
+    """Return the spectrum of one window."""
+    return of.spectra(*(torch.tensor([place]) for place in (first, begin, end)), n_in)
+
+
+def loudest_hz(waveform: torch.Tensor, rate: int) -> float:
+    """Return the frequency of a waveform's highest line."""
+    power = torch.fft.rfft(waveform).abs()
+    return float(power.argmax()) * rate / len(waveform)
+
+
+def test_a_window_that_nothing_happened_to_comes_back() -> None:
+    """Cut, and heard at its own rate, it is the recording's own samples."""
+    recording = tone(3000, 4)
+    of = sound(recording)
+    heard = heard_at(spectrum(of, 5000, 0, len(recording)), N, N)[0]
+    np.testing.assert_allclose(heard, recording[5000 : 5000 + N], atol=1e-6)
+
+
+def test_a_teacher_hears_the_same_tone_at_its_own_rate() -> None:
+    """As high, as loud, three seconds long."""
+    of = sound(tone(3000, 3))
+    heard = heard_at(spectrum(of, 0, 0, N), N, 144_000)[0]
+    assert loudest_hz(heard, 48_000) == pytest.approx(3000, abs=1)
+    assert float(heard.square().mean()) == pytest.approx(0.045, rel=0.02)
+
+
+@pytest.mark.parametrize(("n_in", "pitch"), [(60_025, 907.4), (72_000, 1088.4)])
+def test_stretching_moves_the_pitch(n_in: int, pitch: float) -> None:
+    """More samples in a window: faster and higher, by as much, and as loud."""
+    of = sound(tone(1000, 4))
+    heard = heard_at(spectrum(of, 0, 0, 4 * RATE, n_in), N, N)[0]
+    assert loudest_hz(heard, RATE) == pytest.approx(pitch, abs=1)
+    assert float(heard.square().mean()) == pytest.approx(0.045, rel=0.02)
+
+
+def test_nothing_is_heard_of_other_recordings() -> None:
+    """Before a recording's beginning and behind its end stands silence."""
+    of = sound(tone(1000, 1), tone(5000, 1), tone(9000, 1))
+    heard = heard_at(spectrum(of, RATE // 2, RATE, 2 * RATE), N, N)[0]
+    assert not heard[: RATE // 2 - 1].abs().gt(1e-5).any()
+    assert loudest_hz(heard, RATE) == pytest.approx(5000, abs=1)
+    assert not heard[3 * RATE // 2 + 1 :].abs().gt(1e-5).any()
+
+
+def test_a_second_sound_lies_as_far_below_as_asked() -> None:
+    """Whatever level both had before."""
+    of = sound(tone(1000, 3), tone(5000, 3, level=0.001))
+    mixer = Mixer(of, DEFAULT_MIXING)
+    one, other = spectrum(of, 0, 0, N), spectrum(of, N, N, 2 * N)
+    both = mixer.laid_over(one, other, torch.tensor([-20.0]))
+    added = level(both - one, mixer.frequencies) / level(one, mixer.frequencies)
+    assert float(10 * torch.log10(added)) == pytest.approx(-20, abs=0.01)
+
+
+def test_silence_under_silence_stays_silent() -> None:
+    """No level, no division by nothing."""
+    of = sound(np.zeros(N, np.float32))
+    mixer = Mixer(of, DEFAULT_MIXING)
+    nothing = spectrum(of, 0, 0, N)
+    both = mixer.laid_over(nothing, nothing, torch.tensor([6.0]))
+    assert not heard_at(both, N, N).any()
+
+
+def test_the_equaliser_s_gains_add_up_to_one_at_every_frequency() -> None:
+    """The same gain at all points is that gain, everywhere."""
+    mixer = Mixer(sound(tone(1000, 3)), DEFAULT_MIXING)
+    np.testing.assert_allclose(mixer.equaliser.sum(dim=0), 1, atol=1e-5)

@@ -1,0 +1,170 @@
+"""A patient teacher: it hears every window that the student hears, mixed and filtered as it is.
+
+After Beyer et al. 2022, Knowledge distillation: a good teacher is patient and consistent. Answers
+about 8,500 fixed windows are learnt by heart; a teacher on the same GPU answers about new ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.encoder.field import FieldEncoder
+from trainer.encoder.mixtures import STRETCHES, Mixer, between, heard_at
+from trainer.encoder.paper import middle_frames
+
+Ints = NDArray[np.int64]
+
+
+class BatchTeacher(Protocol):
+    """A teacher whose answers never leave the device."""
+
+    def hear_batch(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [batch, names] and embeddings [batch, values] of waveforms."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """How a teacher's answers are compared with the student's."""
+
+    teacher: BatchTeacher
+    n_samples: int
+    """Of the teacher's windows"""
+    columns: tuple[Tensor, ...]
+    """The teacher's names that speak for each label"""
+    centre: Tensor
+    """Of its embedding over the training's windows, [values]"""
+    spread: Tensor
+    head_weight: Tensor
+    """From its embedding to the logits of the names it ever heard here, [values, heard]"""
+    head_offset: Tensor
+    heard: Tensor
+    """Those names"""
+
+    def targets(self, logits: Tensor) -> Tensor:
+        """Return the teacher's probability of each label, [batch, labels]."""
+        return torch.stack([logits[:, c].amax(dim=1) for c in self.columns], dim=1).sigmoid()
+
+    def distance(self, guess: Tensor, embedding: Tensor) -> Tensor:
+        """Return the mean squared distance of standardised embeddings."""
+        wanted = (embedding - self.centre) / self.spread
+        return (guess - wanted).square().mean()
+
+    def disagreement(self, guess: Tensor, logits: Tensor) -> Tensor:
+        """Return the cross-entropy of what the teacher's own head makes of the guess."""
+        said = (guess * self.spread + self.centre) @ self.head_weight + self.head_offset
+        wanted = logits[:, self.heard].sigmoid()
+        entropy = nn.functional.binary_cross_entropy_with_logits(said, wanted, reduction="sum")
+        return entropy / len(guess)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Where windows lie in the samples, and what they are; tensors [windows]."""
+
+    first: Tensor
+    begin: Tensor
+    """Of the window's recording"""
+    end: Tensor
+    target: Tensor
+    """By label and by the teacher's answer about the clean window, [windows, labels]"""
+    is_background: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PatientCourse:
+    """Ever new windows with the teacher's answers about just these."""
+
+    mixer: Mixer
+    places: Places
+    answers: Answers
+    weight: NDArray[np.float64]
+    """How often a window is drawn, relative to the others"""
+    under: Ints
+    """Windows that are laid under others"""
+    n_per_epoch: int
+    n_frames: int
+    embedding_weight: float
+    head_weight: float
+    device: torch.device
+    is_bf16: bool = False
+    """Whether the student computes in bfloat16"""
+
+    def epoch(self, chance: np.random.Generator) -> Ints:
+        """Return windows drawn by weight."""
+        share = self.weight / self.weight.sum()
+        return chance.choice(len(share), self.n_per_epoch, p=share).astype(np.int64)
+
+    def loss(self, network: nn.Module, batch: Ints, chance: np.random.Generator) -> Tensor:
+        """Return the distance to the teacher's probabilities, embedding and logits."""
+        assert isinstance(network, FieldEncoder)
+        mel, target, logits, embedding = self.prepared(network, batch, chance)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
+            features = network.features_of(network.last_map(mel))
+            said, guess = network.logits_of(features), network.teacher_view(features)
+        loss = (
+            nn.functional.binary_cross_entropy_with_logits(said.float(), target) * target.shape[1]
+        )
+        loss = loss + self.embedding_weight * self.answers.distance(guess.float(), embedding)
+        if self.head_weight:
+            loss = loss + self.head_weight * self.answers.disagreement(guess.float(), logits)
+        return loss
+
+    @torch.no_grad()
+    def prepared(
+        self, network: FieldEncoder, batch: Ints, chance: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return log-mels, targets, and the teacher's logits and embeddings, of mixed windows."""
+        how, sound = self.mixer.how, self.mixer.sound
+        dice = torch.Generator(self.device).manual_seed(int(chance.integers(2**62)))
+        n_in = int(chance.choice(STRETCHES))
+        spectrum, target, is_quiet = self.mixture(batch, n_in, chance, dice)
+        theirs = heard_at(spectrum, sound.n_samples, self.answers.n_samples)
+        logits, embedding = self.answers.teacher.hear_batch(theirs)
+        # What is taken to be without a bird stays so, whatever the teacher thinks it hears.
+        target = torch.where(is_quiet, 0.0, torch.maximum(target, self.answers.targets(logits)))
+        gain = 10 ** (between(*how.gain_db, len(batch), dice, target) / 20)
+        waveform = heard_at(spectrum, sound.n_samples, sound.n_samples) * gain[:, None]
+        mel = middle_frames(network.log_mel(waveform), self.n_frames)
+        return mel, target, logits, embedding
+
+    def mixture(
+        self, batch: Ints, n_in: int, chance: np.random.Generator, dice: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return spectra, what their labels say, and whether only background is in them [n, 1]."""
+        how, n = self.mixer.how, len(batch)
+        rows = torch.from_numpy(batch).to(self.device)
+        spectrum = self.mixer.filtered(self.cut(rows, n_in, dice), dice)
+        target = self.places.target[rows]
+        partner = torch.randperm(n, generator=dice, device=self.device)
+        is_mixed = torch.rand(n, 1, generator=dice, device=self.device) < how.mix_share
+        relative = between(-how.mix_db, how.mix_db, n, dice, target)
+        both = self.mixer.laid_over(spectrum, spectrum[partner], relative)
+        spectrum = torch.where(is_mixed, both, spectrum)
+        target = torch.where(is_mixed, torch.maximum(target, target[partner]), target)
+        is_quiet = self.places.is_background[rows][:, None] & ~is_mixed
+        if not len(self.under):
+            return spectrum, target, is_quiet
+        under = torch.from_numpy(chance.choice(self.under, n)).to(self.device)
+        is_over = torch.rand(n, 1, generator=dice, device=self.device) < how.under_share
+        relative = between(*how.under_db, n, dice, target)
+        over = self.mixer.laid_over(
+            spectrum, self.mixer.filtered(self.cut(under, n_in, dice), dice), relative
+        )
+        is_quiet &= ~is_over | self.places.is_background[under][:, None]
+        return torch.where(is_over, over, spectrum), target, is_quiet
+
+    def cut(self, rows: Tensor, n_in: int, dice: torch.Generator) -> Tensor:
+        """Return spectra of windows that start near where their places do."""
+        sound, places = self.mixer.sound, self.places
+        reach = self.mixer.how.shift_s * sound.sample_rate
+        shift = between(-reach, reach, len(rows), dice, places.target).long()
+        begin, end = places.begin[rows], places.end[rows]
+        first = torch.minimum(places.first[rows] + shift, end - n_in)
+        return sound.spectra(torch.maximum(first, begin), begin, end, n_in)
