@@ -18,7 +18,7 @@ from fieldstation.clock import US_PER_S
 from fieldstation.records import AudioChunk, FileOrigin, Samples, Window
 
 MIN_TAIL_S = 0.1
-"""New sound that a last, padded window must hold: less is no call, and padding is not silence."""
+"""New sound that a last window must hold: less is no call."""
 ROUNDING_US = 2
 """Chunks are stamped in whole microseconds; a stamp within this of the last count is the same."""
 
@@ -27,9 +27,9 @@ class Windower:
     """Cuts one source into windows of `samples_per_window`, one every `hop_samples`.
 
     A window never straddles a gap: lost samples, another file, another place in the file or
-    another rate end the stretch. What is left of it then, and at `finish`, becomes one last
-    window padded with zeros if it holds at least `MIN_TAIL_S` that no window held; less is
-    dropped.
+    another rate end the stretch. What is left of it then, and at `finish`, is heard in one last
+    window that ends with the stretch, if at least `MIN_TAIL_S` of it no window held; less is
+    dropped. Only a stretch shorter than a window is padded: zeros are no silence to an encoder.
     """
 
     def __init__(self, sample_rate: int, samples_per_window: int, hop_samples: int) -> None:
@@ -108,14 +108,15 @@ class _Stretch:
         return self._cut(self._resample(samples))
 
     def end(self) -> list[Window]:
-        """Return the windows in what the resampler held back, and the padded last one."""
+        """Return the windows in what the resampler held back, and the one that ends with it."""
         windows = self._cut(self._resample(np.empty(0, np.float32), last=True))
-        n_new = self._kept.end - self._heard
+        end = self._kept.end
+        n_new = end - self._heard
         if n_new >= MIN_TAIL_S * self._rate:
-            n_padding = self._next + self._spw - self._kept.end
+            self._next = max(0, end - self._spw)
             samples = np.zeros(self._spw, np.float32)
-            samples[: self._spw - n_padding] = self._kept.between(self._next, self._kept.end)
-            windows.append(self._window(samples, n_new, n_padding))
+            samples[: end - self._next] = self._kept.between(self._next, end)
+            windows.append(self._window(samples, n_new, self._spw - (end - self._next)))
         return windows
 
     def _resample(self, samples: Samples, last: bool = False) -> Samples:
@@ -128,7 +129,9 @@ class _Stretch:
         windows = []
         # By pieces, so that an hour in one chunk needs no buffer of an hour.
         for start in range(0, samples.size, self._spw):
-            self._kept.append(samples[start : start + self._spw], self._next)
+            # The stretch may end here, and its last window then begins before the next one.
+            needed = max(0, self._next - self._hop)
+            self._kept.append(samples[start : start + self._spw], needed)
             while self._kept.end >= self._next + self._spw:
                 # A copy: the window outlives the buffer.
                 cut = self._kept.between(self._next, self._next + self._spw).copy()

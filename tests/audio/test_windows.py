@@ -97,28 +97,38 @@ def test_every_sample_is_new_once(n: int, hop: int) -> None:
     assert n - 0.1 * RATE < n_new <= n
     if windows:
         np.testing.assert_array_equal(heard(windows), sound[:n_new])
-    assert [w.offset for w in windows] == [i * hop for i in range(len(windows))]
+    last = max(0, n_new - WINDOW)
+    assert [w.offset for w in windows] == [min(i * hop, last) for i in range(len(windows))]
 
 
 def test_instants_and_places_in_the_file_follow_from_the_sample_count() -> None:
     """A window's start is its sample's time, and `first_sample` counts at the file's rate."""
     windows = cut(chunks(noise(48_000 * 2), 48_000, [4_800] * 40, "a.wav"))
     for i, window in enumerate(windows):
-        assert window.offset == i * HOP
-        assert abs(window.started_at - STARTED_AT - i * HOP * 1e6 / RATE) <= 1
+        offset = min(i * HOP, 2 * RATE - WINDOW)
+        assert window.offset == offset
+        assert abs(window.started_at - STARTED_AT - offset * 1e6 / RATE) <= 1
         assert window.file is not None
-        assert window.file.first_sample == i * HOP * 48_000 // RATE
+        assert window.file.first_sample == offset * 48_000 // RATE
 
 
-def test_the_tail_becomes_one_padded_window() -> None:
-    """What is left at the end is heard once more with zeros behind it."""
-    sound = noise(WINDOW + HOP + 2_500)
-    *_, last = cut(chunks(sound, RATE, []))
-    assert (last.n_new, last.offset) == (2_500, 2 * HOP)
-    n_sound = sound.size - 2 * HOP
-    assert last.n_padding == WINDOW - n_sound
-    np.testing.assert_array_equal(last.samples[:n_sound], sound[2 * HOP :])
-    assert not last.samples[n_sound:].any()
+@pytest.mark.parametrize("sizes", [[], [1_000] * 50])
+def test_the_last_window_ends_with_the_sound(sizes: list[int]) -> None:
+    """What is left at the end is heard with what came before it, not with zeros behind it."""
+    sound = noise(WINDOW + 40 * HOP + 2_500)
+    *_, last = cut(chunks(sound, RATE, sizes * 4))
+    assert (last.n_new, last.offset, last.n_padding) == (2_500, sound.size - WINDOW, 0)
+    np.testing.assert_array_equal(last.samples, sound[-WINDOW:])
+    assert abs(last.started_at - STARTED_AT - last.offset * 1e6 / RATE) <= 1
+
+
+def test_sound_shorter_than_a_window_is_padded() -> None:
+    """It is heard once, from its beginning, with zeros behind it."""
+    sound = noise(2_500)
+    (only,) = cut(chunks(sound, RATE, []))
+    assert (only.n_new, only.offset, only.n_padding) == (2_500, 0, WINDOW - 2_500)
+    np.testing.assert_array_equal(only.samples[:2_500], sound)
+    assert not only.samples[2_500:].any()
 
 
 def test_a_tail_under_a_tenth_of_a_second_is_left() -> None:

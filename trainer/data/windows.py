@@ -16,6 +16,8 @@ from trainer.data.audio import AudioSet, Samples
 
 ACTIVE_WITHIN_DB = 12.0
 """A window this much below its recording's loudest is taken for silence"""
+LEAST_NEW = 1 / 30
+"""Of a window, that no other held: a tenth of a second of three, as a station has it"""
 FRAME_S = 0.025
 """Grain of the activity measure: about one note of a song"""
 
@@ -61,13 +63,14 @@ class WindowSet:
 def window_starts(n_samples: int, grid: WindowGrid) -> NDArray[np.int64]:
     """Return where windows begin: every hop while they fit, at least one.
 
-    A remainder longer than half a window beyond the last is one more, zero-padded, window: the
+    One more ends with the recording where more than `LEAST_NEW` of a window is left over: the
     same audio that a station hears when a file ends.
     """
-    n_full = max(0, (n_samples - grid.n_samples) // grid.hop + 1)
-    heard = (n_full - 1) * grid.hop + grid.n_samples if n_full else 0
-    n_windows = n_full + (n_samples - heard > grid.n_samples // 2)
-    return np.arange(max(1, n_windows)) * grid.hop
+    last = n_samples - grid.n_samples
+    starts = np.arange(0, max(0, last) + 1, grid.hop)
+    if last - starts[-1] >= LEAST_NEW * grid.n_samples:
+        starts = np.append(starts, last)
+    return starts
 
 
 def activity_db(samples: Samples, sample_rate: int, grid: WindowGrid) -> NDArray[np.float64]:
