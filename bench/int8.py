@@ -33,8 +33,8 @@ from fieldstation.bundle import Bundle, find_bundle, load_bundle, load_golden, s
 from trainer.data.recordings import Recording
 from trainer.data.windows import WindowGrid
 from trainer.evaluation.hearing import batches_of, decoded, hear
+from trainer.evaluation.machine import processor
 from trainer.evaluation.measures import accuracy
-from trainer.evaluation.report import processor
 from trainer.evaluation.timing import medians_in_turn
 from trainer.evaluation.truth import read_truth
 

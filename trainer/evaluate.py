@@ -7,9 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fieldstation.errors import MendableError
 from trainer.data.recordings import DataError
+
+if TYPE_CHECKING:
+    from trainer.evaluation.generator import Gallery
 
 ENCODER = """Any bundle and any folder with `recordings.csv` (columns file, scientific_name at
 least). A row whose species is not among the bundle's labels counts as an unknown bird, one without
@@ -63,9 +67,18 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     generator = commands.add_parser("generator", help="the painter", description=GENERATOR)
     generator.set_defaults(act=_generator)
     add = generator.add_argument
-    add("--bundle", required=True, help="folder, or name of a shipped bundle")
-    add("--data", type=Path, required=True, metavar="CALLS", help="recordings to paint")
-    add("--images", type=Path, required=True, metavar="PHOTOGRAPHS", help="to compare with")
+    what = generator.add_mutually_exclusive_group(required=True)
+    what.add_argument("--bundle", help="folder, or name of a shipped bundle")
+    what.add_argument("--run", type=Path, metavar="FOLDER", help="a training, by its own weights")
+    add("--data", type=Path, metavar="CALLS", help="recordings to paint")
+    add("--images", type=Path, metavar="PHOTOGRAPHS", help="to compare with")
+    add("--packed", type=Path, metavar="FOLDER", help="both, for --run")
+    add("--weights", default="average", help="of --run: average, last, or a file of fit --keep")
+    add("--solver", help="of --run (default: the profile's)")
+    add("--steps", type=int, metavar="N", help="likewise")
+    add("--guidance", type=float, metavar="W", help="likewise")
+    add("--device", default="auto", help="of --run: auto, cpu, cuda (default: %(default)s)")
+    add("--only-kid", type=int, metavar="N", help="of --run: KID of so many pictures, one seed")
     add("--json", type=Path, metavar="FILE", help="write the whole report")
     add("--html", type=Path, metavar="FILE", help="write it as a page with pictures")
     add("--fold", type=int, metavar="K", help="only this fold's recordings (default: all)")
@@ -79,16 +92,21 @@ def _generator(options: argparse.Namespace) -> int:
 
     if not 0 < options.share <= 1:
         raise DataError(f"--share is {options.share:g}; must be above 0 and at most 1")
-    report, gallery = evaluate_generator(
-        options.bundle,
-        options.data,
-        options.images,
-        options.cache,
-        options.fold,
-        Counts().reduced(options.share),
-        options.threads,
-    )
-    print(as_text(report))
+    if options.run:
+        report, gallery = _run(options)
+    elif options.data is None or options.images is None:
+        raise DataError("--bundle is judged by --data and --images: name both")
+    else:
+        report, gallery = evaluate_generator(
+            options.bundle,
+            options.data,
+            options.images,
+            options.cache,
+            options.fold,
+            Counts().reduced(options.share),
+            options.threads,
+        )
+    print(f"kid {report['kid']}" if options.only_kid else as_text(report))
     if options.json:
         _write(options.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if options.html:
@@ -96,6 +114,26 @@ def _generator(options: argparse.Namespace) -> int:
 
         _write(options.html, page(report, gallery))
     return 0
+
+
+def _run(options: argparse.Namespace) -> tuple[dict[str, Any], Gallery]:
+    from trainer.evaluation.generator import Counts
+    from trainer.evaluation.trainings import evaluate_run
+    from trainer.generator.bundling import Packaging
+    from trainer.generator.painting import Run
+
+    if options.packed is None:
+        raise DataError("--run is judged by --packed: name what it was trained from")
+    counts = Counts().reduced(options.share)
+    if options.only_kid:
+        counts = Counts(kid=options.only_kid, kid_seeds=1)
+    return evaluate_run(
+        Run(options.run, options.packed, options.cache, options.device),
+        Packaging(options.weights, options.solver, options.steps, options.guidance),
+        options.fold,
+        counts,
+        only_kid=bool(options.only_kid),
+    )
 
 
 def _encoder(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from fieldstation.bundle import Bundle, BundleError, load_bundle
 from trainer.data.images import read_photographs
-from trainer.data.recordings import content_hash, file_hash, read_recordings
+from trainer.data.recordings import DataError, content_hash, file_hash, read_recordings
 from trainer.encoder.bundling import bundle_encoder
 from trainer.encoder.fitting import EncoderOrder, fit_encoder
 from trainer.encoder.held_out import calibrate
@@ -83,6 +83,8 @@ def encoder_step(order: WholeOrder) -> Bundle:
 def generator_step(order: WholeOrder, encoder: Bundle) -> Bundle:
     """Return the bundle with a generator for this encoder, trained now or found."""
     wanted = order.generator
+    if wanted.data is None or wanted.images is None:
+        raise DataError("all of it is learnt from folders: name --data and --images")
     settings = {
         "encoder": encoder.encoder_id,
         "recordings": content_hash(read_recordings(wanted.data, wanted.tiers)),

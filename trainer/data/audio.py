@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
-import soxr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -56,6 +54,10 @@ def decode(path: Path, sample_rate: int) -> Samples:
     Raises:
         DataError: unreadable, empty, or not finite.
     """
+    # Only who decodes needs them: a lent machine trains from what was decoded elsewhere.
+    import soundfile as sf
+    import soxr
+
     try:
         samples, rate = sf.read(path, dtype="float32", always_2d=True)
     except (sf.LibsndfileError, OSError) as error:

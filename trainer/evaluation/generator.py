@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldstation.bundle import Bundle, find_bundle, load_bundle
+from fieldstation.bundle import find_bundle, load_bundle
 from fieldstation.generation.denoiser import OnnxDenoiser
 from fieldstation.generation.painter import Painter
 from trainer.data.images import GARDEN, TRAIN, VAL, ImageSet, load_images, read_photographs
@@ -35,14 +35,15 @@ from trainer.evaluation.distances import (
     precision_and_recall,
 )
 from trainer.evaluation.features import inception_features, lite_features
+from trainer.evaluation.machine import installed, processor
 from trainer.evaluation.pictures import (
     Calls,
+    Paints,
     draw_calls,
     hear_calls,
     paint_calls,
 )
 from trainer.evaluation.probe import Probe, fit_probe
-from trainer.evaluation.report import installed, processor
 
 N_FID = 850
 N_KID = 1_000
@@ -99,8 +100,7 @@ class Photographs:
 class Gallery:
     """What was painted and what it is judged by."""
 
-    bundle: Bundle
-    painter: Painter
+    painter: Paints
     photographs: Photographs
     calls: Calls
     cache: Path
@@ -132,34 +132,54 @@ def evaluate_generator(
     recordings = [r for r in read_recordings(data) if fold is None or r.fold == fold]
     photographs = photographs_of(load_images(read_photographs(images), cache), painter)
     calls = hear_calls(bundle, recordings, painter.card.paints)
-    gallery = Gallery(bundle, painter, photographs, calls, cache, counts)
-    report = {
-        "bundle": bundle.name,
-        "encoder_id": bundle.encoder_id,
-        "generator_id": painter.card.generator_id,
+    gallery = Gallery(painter, photographs, calls, cache, counts)
+    judged = {
         "data": data.name,
         "fold": fold,
         "data_hash": content_hash(recordings),
         "images": images.name,
-        "images_hash": photographs.images.content_hash,
+    }
+    return report_on(bundle.name, gallery, judged), gallery
+
+
+def report_on(name: str, gallery: Gallery, judged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole report on what a painter paints.
+
+    Args:
+        name: of the bundle or of the training.
+        judged: what it is judged by, in words.
+    """
+    painter = gallery.painter
+    return {
+        **described(name, painter, gallery),
+        **judged,
+        **likeness(gallery),
+        **faithfulness(gallery),
+        "device": processor(),
+        "versions": installed(["onnxruntime", "torch", "numpy"]),
+    }
+
+
+def described(name: str, painter: Paints, gallery: Gallery) -> dict[str, Any]:
+    """Return what paints, and how."""
+    return {
+        "bundle": name,
+        "encoder_id": painter.card.encoder_id,
+        "generator_id": painter.card.generator_id,
+        "images_hash": gallery.photographs.images.content_hash,
         "paints": list(painter.card.paints),
-        "n_calls": len(calls.species),
-        "skipped": dict(calls.skipped),
+        "n_calls": len(gallery.calls.species),
+        "skipped": dict(gallery.calls.skipped),
         "sampling": {
             "solver": painter.sampling.solver,
             "n_steps": painter.sampling.n_steps,
             "guidance_scale": painter.sampling.guidance_scale,
             "guidance_interval": painter.sampling.guidance_interval,
         },
-        **likeness(gallery),
-        **faithfulness(gallery),
-        "device": processor(),
-        "versions": installed(["onnxruntime", "torch", "numpy"]),
     }
-    return report, gallery
 
 
-def photographs_of(images: ImageSet, painter: Painter) -> Photographs:
+def photographs_of(images: ImageSet, painter: Paints) -> Photographs:
     """Return photographs with their place among the painted species.
 
     Raises:

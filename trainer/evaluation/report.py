@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from fieldstation.bundle import Bundle, BundleError, find_bundle, load_bundle
 from trainer.data.recordings import Recording, content_hash
 from trainer.evaluation.events import judge_events
 from trainer.evaluation.hearing import Heard, hear
+from trainer.evaluation.machine import installed, processor
 from trainer.evaluation.measures import (
     accuracy,
     best_species,
@@ -135,22 +135,6 @@ def errors(bundle: Bundle, heard: Heard, recordings: Sequence[Recording]) -> lis
         }
         for i in wrong[np.argsort(-over, kind="stable")]
     ]
-
-
-def processor() -> str:
-    """Return the processor's name, or its family where the system tells no name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    lines = (line for line in text.splitlines() if line.startswith("model name"))
-    return next(lines, "").partition(":")[2].strip() or platform.processor() or platform.machine()
-
-
-def installed(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions of packages; empty of one that is not installed as such."""
-    found = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    return {name: found.get(name, "") for name in names}
 
 
 def as_text(report: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from fieldstation.generator_card import GeneratorCard
 from trainer.data.images import GARDEN, TRAIN, Photograph, counted
 from trainer.generator.export import Exported, checked_inputs, write_denoiser
 from trainer.generator.fitting import FittedGenerator
-from trainer.generator.training import Generator
+from trainer.generator.training import AVERAGES, Generator, take_kept
 
 PAINTED_FROM = 50
 """Photographs: with fewer a generator repeats them instead of painting the species"""
@@ -39,7 +39,7 @@ class Packaging:
     """What the bundle is to say beside what was trained; None: as the profile says."""
 
     weights: str = "average"
-    """`average` or `last`"""
+    """`average`, `last`, or a file of a kept average"""
     solver: str | None = None
     n_steps: int | None = None
     guidance_scale: float | None = None
@@ -77,11 +77,17 @@ def copied(encoder: Bundle, folder: Path) -> Bundle:
 
 
 def weights_of(fitted: FittedGenerator, name: str) -> Generator:
-    """Return the average of a training's weights, or its last ones."""
-    if name not in ("average", "last"):
-        raise ValueError(f"weights is {name!r}; average or last")
+    """Return the average of a training's weights, its last ones, or those of a kept file.
+
+    Raises:
+        ValueError: none of them.
+    """
     training = fitted.training
-    return training.average if name == "average" else training.generator
+    if name.endswith(".pt"):
+        take_kept(training.average, Path(name))
+    elif name not in ("average", "last"):
+        raise ValueError(f"weights is {name!r}; average, last, or a file of {AVERAGES}/")
+    return training.generator if name == "last" else training.average
 
 
 def conditions_of(fitted: FittedGenerator, generator: Generator) -> Conditions:
@@ -103,7 +109,7 @@ def card_of(fitted: FittedGenerator, how: Packaging, exported: Exported) -> Gene
     profile, photographs = fitted.training.profile, learnt_from(fitted)
     sigma_min, sigma_max = profile.sigma_range
     return GeneratorCard(
-        encoder_id=fitted.encoder.encoder_id,
+        encoder_id=fitted.training.identity["encoder_id"],
         paints=painted(photographs, how.painted_from),
         profile=profile.name,
         size=fitted.order.size,
@@ -162,7 +168,7 @@ def trained_on(
     """Return what the card says about the training."""
     return {
         **{key: fitted.result[key] for key in CARD},
-        "weights": how.weights,
+        "weights": Path(how.weights).name,
         "photographs": dict(Counter(p.set for p in photographs)),
         "recordings": len(np.unique(fitted.calls.recording)),
     }

@@ -150,6 +150,27 @@ def circular(lessons: Lessons, image: int, species: int) -> NDArray[np.int64]:
     return rows[rank::n_photographs] if rank < len(rows) else rows[[rank % len(rows)]]
 
 
+def call_weights(
+    lessons: Lessons, profile: Profile
+) -> tuple[NDArray[np.int64], dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]]:
+    """Return for each photograph a key, and for each key its calls and how likely each is.
+
+    A key without calls is not among them. It is the species, or under circular pairing the
+    photograph itself.
+    """
+    if profile.pairing != "circular":
+        return lessons.species_of_image.clip(0), {
+            species: (rows, lessons.weight_of[species]) for species, rows in lessons.rows_of.items()
+        }
+    weights = {}
+    for image in np.concatenate(list(lessons.groups.values())).tolist():
+        species = int(lessons.species_of_image[image])
+        if lessons.heard(species):
+            rows = circular(lessons, image, species)
+            weights[image] = (rows, np.ones(len(rows)))
+    return np.arange(len(lessons.species_of_image)), weights
+
+
 def pixels_of(lessons: Lessons, image: NDArray[np.int64]) -> Floats:
     """Return photographs float32 [n, 3, side, side] in -1..1."""
     pixels = lessons.images.pixels[image].astype(np.float32) / np.float32(127.5) - 1

@@ -8,6 +8,7 @@ predicts the noise) is wrapped so that it speaks it too: its noisy image at step
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,6 +30,9 @@ class Diffusion(Protocol):
 
     def draw_sigma(self, n: int, chance: np.random.Generator) -> Floats:
         """Return noise levels to train on, [n]."""
+
+    def draw_sigma_on(self, n: int, device: torch.device) -> Tensor:
+        """Return noise levels to train on, [n], drawn by the device itself."""
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Return what a squared error of the clean image counts at a noise level."""
@@ -72,6 +76,13 @@ class Edm:
         sigma: Floats = np.exp(self.noise.mean + self.noise.std * normal)
         return sigma
 
+    def draw_sigma_on(self, n: int, device: torch.device) -> Tensor:
+        """Return such levels, rising: what they are put on is in no order."""
+        shares = (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
+        normal = torch.special.ndtri(shares.clamp(1e-6, 1 - 1e-6))
+        sigma: Tensor = (self.noise.mean + self.noise.std * normal).exp()
+        return sigma
+
     def weight(self, sigma: Tensor) -> Tensor:
         """Return λ(σ) = (σ² + σ_data²) / (σ σ_data)²: equal loss at every level at first."""
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
@@ -101,6 +112,10 @@ class Ddpm:
     def draw_sigma(self, n: int, chance: np.random.Generator) -> Floats:
         """Return the levels of uniformly drawn steps."""
         return step_sigmas()[chance.integers(N_STEPS, size=n)]
+
+    def draw_sigma_on(self, n: int, device: torch.device) -> Tensor:
+        """Return the levels of uniformly drawn steps."""
+        return sigmas_on(device)[torch.randint(N_STEPS, (n,), device=device)]
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Return 1 / σ²: (x - σ ε̂ - image) / σ = ε - ε̂, the simple loss."""
@@ -134,9 +149,26 @@ def nearest_step(sigma: Tensor) -> Tensor:
     Counting the borders below it is exact at the steps themselves and is plain arithmetic in a
     graph.
     """
-    steps = np.log(step_sigmas())
-    borders = torch.from_numpy((steps[1:] + steps[:-1]) / 2).float().to(sigma.device)
+    borders = borders_on(sigma.device) if sigma.is_cuda else step_borders()
     return (sigma.log()[:, None] > borders[None, :]).float().sum(dim=1)
+
+
+def step_borders() -> Tensor:
+    """Return where one step's ln sigma ends and the next one's begins, [999]."""
+    steps = np.log(step_sigmas())
+    return torch.from_numpy((steps[1:] + steps[:-1]) / 2).float()
+
+
+@functools.cache
+def borders_on(device: torch.device) -> Tensor:
+    """Return the borders on a device, sent once: a copy at each call would wait for it."""
+    return step_borders().to(device)
+
+
+@functools.cache
+def sigmas_on(device: torch.device) -> Tensor:
+    """Return the steps' noise levels on a device, sent once."""
+    return torch.from_numpy(step_sigmas()).float().to(device)
 
 
 class Denoiser(nn.Module):

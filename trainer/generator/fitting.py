@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from fieldstation.bundle import Bundle, find_bundle, load_bundle
-from trainer.data.images import GARDEN, TRAIN, load_images, read_photographs
+from trainer.data.images import GARDEN, TRAIN, ImageSet, load_images, read_photographs
 from trainer.encoder.fitting import OrderError, choose_device, describe_device
 from trainer.encoder.profiles import changed
+from trainer.generator.batches import shelf_on
 from trainer.generator.course import Lessons, lessons_for, pixels_of, shuffled
 from trainer.generator.diffusion import Denoiser
 from trainer.generator.embeddings import Calls, load_calls
 from trainer.generator.networks import UNet, count_weights
+from trainer.generator.packing import load_packed
 from trainer.generator.profiles import (
     CONDITIONS,
     Profile,
@@ -34,11 +37,13 @@ from trainer.generator.profiles import (
 )
 from trainer.generator.sheets import Look
 from trainer.generator.training import (
+    JUDGE_EVERY,
     Generator,
     Plan,
     Progress,
     Training,
     branch_off,
+    compile_network,
     load_checkpoint,
     train,
 )
@@ -50,15 +55,17 @@ PRECISIONS = ("auto", "fp32", "bf16")
 class GeneratorOrder:
     """What the command line asks for."""
 
-    data: Path
+    data: Path | None
     """Recordings of the species"""
-    images: Path
+    images: Path | None
     encoder: str
     """Bundle, by path or name"""
     folder: Path
     """Checkpoints, metrics, sheets and result"""
     cache: Path
     """Decoded audio, embeddings and cropped pixels"""
+    packed: Path | None = None
+    """Folder that holds data and images, instead of them; an encoder is needed for a bundle only"""
     background: Path | None = None
     """Mixed beneath some variants of the calls"""
     profile: str = "field"
@@ -82,6 +89,12 @@ class GeneratorOrder:
     begin_from: Path | None = None
     """Folder of another training to branch off: one pre-training may serve several"""
     time_limit_s: float | None = None
+    judge_every: int | None = None
+    """Images between two measurements; None: as `training` has it"""
+    keeps: bool = False
+    """Keep the average at each measurement"""
+    compiles: bool = False
+    """Have kernels written for the network; of a GPU only"""
     shuffled: bool = False
     """Pair species with any call: the twin that must stay at chance"""
 
@@ -93,9 +106,22 @@ class FittedGenerator:
     training: Training
     progress: Progress
     order: GeneratorOrder
-    encoder: Bundle
     calls: Calls
     result: Mapping[str, Any]
+
+    @property
+    def encoder(self) -> Bundle:
+        """Return the encoder's bundle.
+
+        Raises:
+            OrderError: it is not the one that the calls were heard with.
+            BundleError: it cannot be opened.
+        """
+        bundle = load_bundle(find_bundle(self.order.encoder))
+        wanted = self.training.identity["encoder_id"]
+        if bundle.encoder_id != wanted:
+            raise OrderError(f"--encoder is {bundle.encoder_id}: name the bundle of {wanted}")
+        return bundle
 
     @property
     def finished(self) -> bool:
@@ -114,22 +140,41 @@ def fit_generator(order: GeneratorOrder) -> FittedGenerator:
     if order.n_threads:
         torch.set_num_threads(order.n_threads)
     profile = changed(profile_named(order.profile), order.changes)
-    encoder = load_bundle(find_bundle(order.encoder))
-    images = load_images(read_photographs(order.images), order.cache)
-    calls = load_calls(encoder, order.data, order.cache, order.background, order.tiers)
-    calls = calls.without_fold(order.fold)
+    images, calls, encoder_id = material(order)
     lessons = lessons_for(images, calls, profile, order.condition)
     lessons = shuffled(lessons) if order.shuffled else lessons
-    training = set_up(order, profile, encoder, lessons)
+    training = set_up(order, profile, encoder_id, lessons)
     with alone_in(order.folder):
         progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
+        if order.compiles and (trouble := compile_network(training)):
+            tqdm.write(f"the network cannot be compiled ({trouble}); going on without")
         train(training, progress)
         result = describe_result(order, training, progress)
         (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return FittedGenerator(training, progress, order, encoder, calls, result)
+    return FittedGenerator(training, progress, order, calls, result)
 
 
-def set_up(order: GeneratorOrder, profile: Profile, encoder: Bundle, lessons: Lessons) -> Training:
+def material(order: GeneratorOrder) -> tuple[ImageSet, Calls, str]:
+    """Return what is learnt from, and the id of the encoder that heard the calls.
+
+    Raises:
+        OrderError: neither folders nor a packed one are named.
+    """
+    if order.packed is not None:
+        packed = load_packed(order.packed, order.cache)
+        calls = packed.calls_for(order.condition).without_fold(order.fold)
+        return packed.images, calls, packed.encoder_id
+    if order.data is None or order.images is None:
+        raise OrderError("nothing to learn from: name --data and --images, or --packed")
+    if not order.encoder:
+        raise OrderError("nothing hears the calls: name the bundle of an --encoder")
+    encoder = load_bundle(find_bundle(order.encoder))
+    images = load_images(read_photographs(order.images), order.cache)
+    calls = load_calls(encoder, order.data, order.cache, order.background, order.tiers)
+    return images, calls.without_fold(order.fold), encoder.encoder_id
+
+
+def set_up(order: GeneratorOrder, profile: Profile, encoder_id: str, lessons: Lessons) -> Training:
     """Return a training at its beginning."""
     device, plan = choose_device(order.device), plan_of(order, profile)
     precision = choose_precision(order.precision, device)
@@ -147,11 +192,12 @@ def set_up(order: GeneratorOrder, profile: Profile, encoder: Bundle, lessons: Le
         lessons=lessons,
         profile=profile,
         plan=plan,
-        identity=identity_of(order, encoder, lessons, plan),
+        identity=identity_of(order, encoder_id, lessons, plan),
         device=device,
         precision=precision,
         folder=order.folder,
         judge=Look(lessons, profile, device, precision, order.folder),
+        shelf=shelf_on(device, lessons, profile) if device.type == "cuda" else None,
     )
 
 
@@ -171,11 +217,13 @@ def plan_of(order: GeneratorOrder, profile: Profile) -> Plan:
         learning_rate=order.learning_rate or profile.learning_rate,
         seed=order.seed,
         time_limit_s=order.time_limit_s,
+        judge_every=order.judge_every or JUDGE_EVERY,
+        keeps=order.keeps,
     )
 
 
 def identity_of(
-    order: GeneratorOrder, encoder: Bundle, lessons: Lessons, plan: Plan
+    order: GeneratorOrder, encoder_id: str, lessons: Lessons, plan: Plan
 ) -> dict[str, Any]:
     """Return what must be the same for a training to go on."""
     heard = hashlib.sha256(lessons.conditions.tobytes())
@@ -188,7 +236,7 @@ def identity_of(
         "shuffled": order.shuffled,
         "changes": " ".join(order.changes),
         "batch_size": plan.batch_size,
-        "encoder_id": encoder.encoder_id,
+        "encoder_id": encoder_id,
         "images": lessons.images.content_hash[:16],
         "calls": heard.hexdigest()[:16],
     }

@@ -98,7 +98,7 @@ def paint(
     null: Tensor,
     seeds: Sequence[int],
     sampling: Sampling,
-    at_once: int = 32,
+    at_once: int = 64,
 ) -> Pictures:
     """Return pictures uint8 [n, 64, 64, 3] of conditions and seeds."""
     painted = []

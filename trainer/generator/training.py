@@ -22,16 +22,20 @@ from tqdm import tqdm
 
 from trainer.data.images import GARDEN, PRETRAIN
 from trainer.generator.augmentation import augmented, mirrored
+from trainer.generator.batches import Shelf, drawn_on
 from trainer.generator.course import NULL, Draw, Lessons, draw, pixels_of
 from trainer.generator.diffusion import Denoiser, loss_of, power_decay
 from trainer.generator.networks import N_CONDITION
 from trainer.generator.profiles import Profile
 
+CHECKPOINT = "checkpoint.pt"
+AVERAGES = "averages"
+"""Folder of those that were kept"""
 CHECKPOINT_EVERY_S = 180.0
-LINE_EVERY = 2_000
-"""Images between two lines of metrics"""
+LINES_A_JUDGEMENT = 10
+"""Lines of metrics between two measurements"""
 JUDGE_EVERY = 20_000
-"""Images between two measurements on `val` and sheets of samples"""
+"""Images between two measurements on `val` and sheets of samples, unless the plan says otherwise"""
 
 BRANCH_AGREES = ("profile", "size", "images")
 """What two trainings must have in common for one to branch off the other"""
@@ -54,6 +58,10 @@ class Generator(nn.Module):
         """Return a batch's conditions [batch, 512] from rows of calls, label and null vectors."""
         species = torch.from_numpy(drawn.species).to(rows.device)
         is_row = torch.from_numpy(drawn.row >= 0).to(rows.device)[:, None]
+        return self.mixed(species, is_row, rows)
+
+    def mixed(self, species: Tensor, is_row: Tensor, rows: Tensor) -> Tensor:
+        """Return rows, and label vectors or the null vector (`NULL`) where there is no row."""
         vectors = torch.where((species == NULL)[:, None], self.null, self.labels[species])
         return torch.where(is_row, rows, vectors)
 
@@ -66,8 +74,8 @@ class Progress:
     images_seen: int = 0
     """Those of the pre-training included"""
     seconds: float = 0.0
-    loss: float = 0.0
-    """Sum over the steps since the last line"""
+    loss: float | Tensor = 0.0
+    """Sum over the steps since the last line; a tensor while a GPU is still at it"""
     n_losses: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     """What the judge said"""
@@ -83,6 +91,10 @@ class Plan:
     learning_rate: float
     seed: int
     time_limit_s: float | None = None
+    judge_every: int = JUDGE_EVERY
+    """Images; on a GPU they pass in seconds"""
+    keeps: bool = False
+    """Keep the average as it was at each measurement: a long training may grow worse"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,11 +115,13 @@ class Training:
     """Of the network's convolutions: float32, or bfloat16 under autocast"""
     folder: Path
     judge: Judge
+    shelf: Shelf | None = None
+    """The lessons on a GPU, which then draws for itself; None: the CPU draws"""
 
     @property
     def checkpoint(self) -> Path:
         """Return where the checkpoint is kept."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     @property
     def metrics(self) -> Path:
@@ -118,6 +132,7 @@ class Training:
 def train(training: Training, progress: Progress) -> Progress:
     """Train from `progress` until the images are seen, the time is over or a signal comes."""
     plan, began_at = training.plan, time.monotonic()
+    training.generator.train()
     saved_at = since = began_at
     ends_at = math.inf if plan.time_limit_s is None else began_at + plan.time_limit_s
     with stop_signal() as asked, _bar(plan, progress) as bar:
@@ -137,14 +152,20 @@ def train(training: Training, progress: Progress) -> Progress:
     return progress
 
 
-def take_step(training: Training, progress: Progress) -> float:
-    """Learn from one batch, all chance drawn from seed and step; return its mean loss."""
+def take_step(training: Training, progress: Progress) -> float | Tensor:
+    """Learn from one batch, all chance drawn from seed and step; return its mean loss.
+
+    That of a GPU stays there: asking for it at each step would leave the GPU idle.
+    """
     plan = training.plan
     chance = np.random.default_rng((plan.seed, progress.step))
-    torch.manual_seed(int(chance.integers(2**62)))  # dropout's
+    torch.manual_seed(int(chance.integers(2**62)))  # dropout's, and all of a GPU's
     set_rate(training, progress.images_seen)
-    training.generator.train()
-    loss = batch_loss(training, group_at(training, progress.images_seen), chance)
+    group = group_at(training, progress.images_seen)
+    if training.shelf is None:
+        loss = batch_loss(training, group, chance)
+    else:
+        loss = batch_loss_on(training, training.shelf, group)
     training.optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(training.generator.parameters(), 1.0)
@@ -154,7 +175,7 @@ def take_step(training: Training, progress: Progress) -> float:
         training.generator,
         power_decay(progress.step, training.profile.average_width),
     )
-    return float(loss.detach())
+    return float(loss.detach()) if training.shelf is None else loss.detach().double()
 
 
 def batch_loss(training: Training, group: str, chance: np.random.Generator) -> Tensor:
@@ -176,6 +197,44 @@ def batch_loss(training: Training, group: str, chance: np.random.Generator) -> T
             denoiser, images.to(device), sigma.to(device), noise.to(device), condition, augment
         )
     return losses.mean()
+
+
+def batch_loss_on(training: Training, shelf: Shelf, group: str) -> Tensor:
+    """Return the mean loss of one batch that a GPU draws."""
+    batch = drawn_on(shelf, training.profile, group, training.plan.batch_size)
+    denoiser = training.generator.denoiser
+    sigma = denoiser.diffusion.draw_sigma_on(len(batch.images), training.device)
+    condition = training.generator.mixed(batch.species, batch.is_row, batch.rows)
+    noise = torch.randn_like(batch.images)
+    with autocast(training.device, training.precision):
+        losses = loss_of(denoiser, batch.images, sigma, noise, condition, batch.augment)
+    return losses.mean()
+
+
+def compile_network(training: Training) -> str:
+    """Have a GPU's kernels written for the network; return why not, or nothing where it went well.
+
+    One rehearsed step tells; without, the same step takes two to three times as long.
+    """
+    network = training.generator.denoiser.network
+    network.compile(dynamic=False)
+    training.generator.train()
+    try:
+        take_gradients(training)
+    except Exception as error:  # noqa: BLE001 (a compiler may fail in any way; nothing is lost)
+        network._compiled_call_impl = None
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    finally:
+        training.optimiser.zero_grad()
+    return ""
+
+
+def take_gradients(training: Training) -> None:
+    """Run a batch forward and backward, and wait for it."""
+    if training.shelf is None:
+        raise ValueError("only a GPU's network is compiled")
+    batch_loss_on(training, training.shelf, GARDEN).backward()  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
 
 
 def group_at(training: Training, images_seen: int) -> str:
@@ -218,23 +277,47 @@ def autocast(
 def report(training: Training, progress: Progress) -> None:
     """Write a line where one is due; measure and sample where that is due, and at the end."""
     ended = progress.images_seen >= training.plan.images_seen
-    judging = ended or _passed(progress, training.plan, JUDGE_EVERY)
-    if not judging and not _passed(progress, training.plan, LINE_EVERY):
+    every = training.plan.judge_every
+    judging = ended or _passed(progress, training.plan, every)
+    if not judging and not _passed(progress, training.plan, every // LINES_A_JUDGEMENT):
         return
     line: dict[str, Any] = {
         "step": progress.step,
         "images_seen": progress.images_seen,
         "seconds": round(progress.seconds, 1),
-        "loss": progress.loss / max(1, progress.n_losses),
+        "loss": float(progress.loss) / max(1, progress.n_losses),
         "group": group_at(training, progress.images_seen - 1),
         "learning_rate": training.optimiser.param_groups[0]["lr"],
     }
     if judging:
         line |= training.judge(training.average.eval(), progress)
         progress.history.append(line)
+        if training.plan.keeps:
+            keep_average(training, progress)
     with training.metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     progress.loss, progress.n_losses = 0.0, 0
+
+
+def keep_average(training: Training, progress: Progress) -> Path:
+    """Write the average as it is now, in the fp16 that a bundle stores it in; return the file."""
+    place = training.folder / AVERAGES / f"{progress.images_seen:08d}.pt"
+    place.parent.mkdir(exist_ok=True)
+    torch.save({k: v.half() for k, v in training.average.state_dict().items()}, place)
+    return place
+
+
+def take_kept(generator: Generator, file: Path) -> None:
+    """Give a generator the weights of a kept average.
+
+    Raises:
+        ValueError: there is none, or it is another network's.
+    """
+    try:
+        kept = torch.load(file, map_location="cpu", weights_only=True)
+        generator.load_state_dict({name: weights.float() for name, weights in kept.items()})
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{file} holds no average of this network: {error}") from error
 
 
 def save_in_passing(training: Training, progress: Progress) -> None:
@@ -254,7 +337,8 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
         "generator": training.generator.state_dict(),
         "average": training.average.state_dict(),
         "optimiser": training.optimiser.state_dict(),
-        "progress": {name: getattr(progress, name) for name in Progress.__slots__},
+        "progress": {name: getattr(progress, name) for name in Progress.__slots__}
+        | {"loss": float(progress.loss)},
     }
     temporary = training.checkpoint.with_suffix(".tmp")
     with temporary.open("wb") as file:

@@ -1,0 +1,101 @@
+"""A training's own network at work on the device that it was trained on: for its evaluation.
+
+A station paints from a bundle, with onnxruntime; here thousands of pictures are wanted of weights
+that may never become a bundle, and one card paints them in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fieldstation.generation.guidance import Counted
+from fieldstation.generation.sampling import Sampling
+from trainer.data.recordings import DataError
+from trainer.encoder.profiles import changed
+from trainer.generator.bundling import Packaging, card_of, conditions_of, weights_of
+from trainer.generator.course import lessons_for, shuffled
+from trainer.generator.export import Exported
+from trainer.generator.fitting import FittedGenerator, GeneratorOrder, material, set_up
+from trainer.generator.profiles import profile_named
+from trainer.generator.sheets import denoise_with, paint
+from trainer.generator.training import load_checkpoint
+
+Pictures = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+AT_ONCE = {"cuda": 512, "cpu": 8}
+"""Pictures in one batch"""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Which training, where what it learnt from lies, and where it is to paint."""
+
+    folder: Path
+    packed: Path
+    cache: Path
+    device: str = "auto"
+
+
+class RunPainter:
+    """What `fieldstation.generation.painter.Painter` is to a bundle, to a training."""
+
+    def __init__(self, fitted: FittedGenerator, how: Packaging) -> None:
+        """Take a training's average, or its last weights."""
+        generator = weights_of(fitted, how.weights).eval()
+        self.card = card_of(fitted, how, Exported(0.0, 0.0))
+        self.sampling = Sampling.of_card(self.card)
+        self.conditions = conditions_of(fitted, generator)
+        self._device = fitted.training.device
+        self.at_once = AT_ONCE[self._device.type]
+        self._network = Counted(denoise_with(generator.denoiser, self._device))
+
+    @property
+    def n_network_calls(self) -> int:
+        """Return how many calls there were; a guided call of one picture counts two."""
+        return self._network.n_calls
+
+    def paint(self, conditions: Floats, seeds: Sequence[int]) -> Pictures:
+        """Return a picture for each condition and seed, uint8 [n, 64, 64, 3]."""
+        told = torch.from_numpy(np.ascontiguousarray(conditions)).to(self._device)
+        null = torch.from_numpy(self.conditions.null).to(self._device)
+        return paint(self._network, told, null, seeds, self.sampling, self.at_once)
+
+
+def reopened(run: Run) -> FittedGenerator:
+    """Return a training as its checkpoint has it.
+
+    Raises:
+        DataError: the folder holds none that can be reopened.
+        ValueError: it learnt from other calls or photographs.
+    """
+    result = run.folder / "result.json"
+    if not result.is_file():
+        raise DataError(f"{run.folder} holds no result.json: name the --run of a training")
+    kept = json.loads(result.read_text(encoding="utf-8"))
+    order = GeneratorOrder(
+        data=None,
+        images=None,
+        encoder="",
+        folder=run.folder,
+        cache=run.cache,
+        packed=run.packed,
+        device=run.device,
+        changes=tuple(kept["changes"].split()),
+        resume=True,
+        **{name: kept[name] for name in ("profile", "size", "condition", "fold", "seed")},
+        **{name: kept[name] for name in ("batch_size", "learning_rate", "shuffled")},
+    )
+    profile = changed(profile_named(order.profile), order.changes)
+    images, calls, encoder_id = material(order)
+    lessons = lessons_for(images, calls, profile, order.condition)
+    lessons = shuffled(lessons) if order.shuffled else lessons
+    training = set_up(order, profile, encoder_id, lessons)
+    return FittedGenerator(training, load_checkpoint(training), order, calls, kept)
