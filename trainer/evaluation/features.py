@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,10 +139,10 @@ def _cached(name: str, opened: Callable[[], Look], pixels: Pixels, cache: Path) 
         return found
     features = _seen(name, opened(), pixels)
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    # Several evaluations may see the same photographs at once; each has a whole file of its own.
+    with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
         np.save(file, features)
-    temporary.replace(place)
+    Path(file.name).replace(place)
     return features
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.encoder.fitting import describe_device
 from trainer.evaluation.generator import (
     Counts,
     Gallery,
@@ -43,12 +44,13 @@ def evaluate_run(
     name = run.folder.resolve().name
     judged = {"fold": fold, **trained(fitted, how)}
     if not only_kid:
-        return report_on(name, gallery, judged), gallery
+        return {**report_on(name, gallery, judged), **where_it_ran(fitted)}, gallery
     chance = np.random.default_rng((gallery.seed, 1))
     kid = kernel_report(gallery, chance)
     per_picture = painter.n_network_calls / (counts.kid * counts.kid_seeds)
     about = {**described(name, painter, gallery), **judged}
-    return {**about, **kid, "network_calls": round(per_picture, 2)}, gallery
+    about |= {"network_calls": round(per_picture, 2), **where_it_ran(fitted)}
+    return {**about, **kid}, gallery
 
 
 def calls_to_paint(
@@ -71,6 +73,11 @@ def calls_to_paint(
         mel=heard.mel[rows],
         by_label=condition == "label",
     )
+
+
+def where_it_ran(fitted: FittedGenerator) -> dict[str, Any]:
+    """Return what stands for a bundle's time on a CPU: here pictures are painted by hundreds."""
+    return {"device": describe_device(fitted.training.device), "ms_per_image": None}
 
 
 def trained(fitted: FittedGenerator, how: Packaging) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Packed:
 def pack(encoder_id: str, images: ImageSet, calls: Calls, heard: Heard, folder: Path) -> int:
     """Write a folder; return its bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / "photographs.npz", _blob(_all_encoded(images)))
+    _save(folder / "photographs.npz", _blob(_all_encoded(images)), zipfile.ZIP_STORED)
     step = calls.embedding.std(axis=0) / STEPS_A_DEVIATION
     _save(
         folder / "calls.npz",
@@ -229,9 +229,9 @@ def _told(row: Photograph | Recording) -> dict[str, Any]:
     return {f.name: getattr(row, f.name) for f in fields(row) if f.name != "path"}
 
 
-def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as np.savez does, packed more tightly."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+def _save(path: Path, arrays: Mapping[str, NDArray[Any]], how: int = zipfile.ZIP_LZMA) -> None:
+    """Write arrays as np.savez does, packed more tightly, or not where that gains nothing."""
+    with zipfile.ZipFile(path, "w", how) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
