@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from fieldstation.bundle import Bundle
+from fieldstation.cli import main
 from tests.onnx_models import make_tone_bundle, tone
 
 RATE = 48_000
@@ -62,5 +63,23 @@ def cli(state: Path) -> Run:
             env={**os.environ, "TZ": "UTC"},
             **options,  # type: ignore[call-overload]
         )
+
+    return run
+
+
+@pytest.fixture
+def here(state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return what runs `fieldstation ARGUMENTS --state …` in this process, a second sooner.
+
+    For what starts neither threads nor processes: a refusal, a question, a replay.
+    """
+    monkeypatch.setenv("TZ", "UTC")
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [*map(str, arguments), "--state", str(state)]
+        capsys.readouterr()
+        code = main(words)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, said.out, said.err)
 
     return run

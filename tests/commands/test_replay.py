@@ -32,50 +32,50 @@ def count(database: Path, table: str) -> int:
         return int(log.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
-def test_a_folder_is_replayed_once(cli: Run, tones: Bundle, season: Path, tmp_path: Path) -> None:
+def test_a_folder_is_replayed_once(here: Run, tones: Bundle, season: Path, tmp_path: Path) -> None:
     """The bad file is named and counted; a second replay passes over what is done."""
     database = tmp_path / "season.db"
     url = f"sqlite:///{database}"
-    first = cli("replay", season, "--database", url, "--bundle", tones.path, "--name", "hedge")
+    first = here("replay", season, "--database", url, "--bundle", tones.path, "--name", "hedge")
     assert first.returncode == 1
     assert "broken_20260501_070000.wav" in first.stderr
     assert "3 recordings replayed, 0 already in the log, 1 not heard whole" in first.stdout
     assert (count(database, "detections"), count(database, "coverage")) == (3, 3)
-    second = cli("replay", season, "--database", url, "--bundle", tones.path, "--name", "hedge")
+    second = here("replay", season, "--database", url, "--bundle", tones.path, "--name", "hedge")
     assert "0 recordings replayed, 3 already in the log" in second.stdout
-    asked = cli("detections", "--database", url, "--format", "jsonl")
+    asked = here("detections", "--database", url, "--format", "jsonl")
     told = [json.loads(line) for line in asked.stdout.splitlines()]
     assert [row["started_at"][:13] for row in told] == [f"2026-05-01T0{h}" for h in (6, 5, 4)]
 
 
 def test_a_replay_that_was_interrupted_goes_on(
-    cli: Run, tones: Bundle, season: Path, tmp_path: Path
+    here: Run, tones: Bundle, season: Path, tmp_path: Path
 ) -> None:
     """What is committed is passed over; what was not yet marked is heard again, without doubles."""
     database = tmp_path / "season.db"
     options = ("--database", f"sqlite:///{database}", "--bundle", tones.path, "--name", "hedge")
-    cli("replay", season, *options)
+    here("replay", season, *options)
     with closing(sqlite3.connect(database)) as log, log:
         log.execute("DELETE FROM replays WHERE rowid = (SELECT min(rowid) FROM replays)")
-    again = cli("replay", season, *options)
+    again = here("replay", season, *options)
     assert "1 recordings replayed, 2 already in the log" in again.stdout
     assert "1 events, 0 of them new" in again.stdout
     assert (count(database, "detections"), count(database, "coverage")) == (3, 3)
 
 
 def test_other_thresholds_are_another_analysis(
-    cli: Run, tones: Bundle, season: Path, tmp_path: Path
+    here: Run, tones: Bundle, season: Path, tmp_path: Path
 ) -> None:
     """With changed settings a recording is heard again."""
     config = tmp_path / "strict.toml"
     config.write_text('[model]\nthresholds = { "Fringilla coelebs" = 0.9 }\n')
     options = ("--database", f"sqlite:///{tmp_path / 'a.db'}", "--bundle", tones.path)
-    cli("replay", season, *options)
-    assert "3 recordings replayed" in cli("replay", season, *options, "--config", config).stdout
+    here("replay", season, *options)
+    assert "3 recordings replayed" in here("replay", season, *options, "--config", config).stdout
 
 
-def test_a_url_that_is_none_is_refused(cli: Run, season: Path) -> None:
+def test_a_url_that_is_none_is_refused(here: Run, season: Path) -> None:
     """The mend is in the text."""
-    ended = cli("replay", season, "--database", "season.db")
+    ended = here("replay", season, "--database", "season.db")
     assert ended.returncode == 2
     assert "sqlite:///season.db" in ended.stderr

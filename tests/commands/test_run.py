@@ -144,24 +144,26 @@ def check_refusal(ended: subprocess.CompletedProcess[str], *said: str) -> None:
 
 
 def test_bad_input_is_refused_in_one_line(
-    cli: Run, tones: Bundle, recording: Path, tmp_path: Path
+    cli: Run, here: Run, tones: Bundle, recording: Path, tmp_path: Path
 ) -> None:
     """Unknown key, missing bundle, no such file, an empty file, options that exclude each other."""
     config = tmp_path / "bad.toml"
     config.write_text("[station]\nnaem = 'x'\n")
     check_refusal(cli("run", "--demo", "--config", config), "station.naem", "station.name")
-    check_refusal(cli("run", "--demo", "--bundle", "none"), "'none'", "bundle.json")
-    check_refusal(cli("run", "--source", tmp_path / "none.wav", "--bundle", tones.path), "none.wav")
+    check_refusal(here("run", "--demo", "--bundle", "none"), "'none'", "bundle.json")
+    check_refusal(
+        here("run", "--source", tmp_path / "none.wav", "--bundle", tones.path), "none.wav"
+    )
     empty = tmp_path / "empty.wav"
     empty.touch()
-    check_refusal(cli("run", "--source", empty, "--bundle", tones.path), "empty.wav")
-    check_refusal(cli("run", "--demo", "--source", recording), "--demo and --source")
-    check_refusal(cli("run", "--source", recording, "--speed", "fast"), "'fast'")
-    check_refusal(cli("run", "--source", recording, "--rate", "8000"), "--source -")
+    check_refusal(here("run", "--source", empty, "--bundle", tones.path), "empty.wav")
+    check_refusal(here("run", "--demo", "--source", recording), "--demo and --source")
+    check_refusal(here("run", "--source", recording, "--speed", "fast"), "'fast'")
+    check_refusal(here("run", "--source", recording, "--rate", "8000"), "--source -")
 
 
 def test_options_are_checked_like_settings_and_before_anything_is_written(
-    cli: Run, tones: Bundle, recording: Path, state: Path
+    here: Run, tones: Bundle, recording: Path, state: Path
 ) -> None:
     """What the file may not say the command line may not say either; no password is repeated."""
     play = ("run", "--source", recording, "--bundle", tones.path)
@@ -172,22 +174,22 @@ def test_options_are_checked_like_settings_and_before_anything_is_written(
         (("--broker", "mqtt://a b"), "mqtt://a b"),
         (("--database", "birds.db"), "birds.db"),
     ):
-        check_refusal(cli(*play, *arguments), said)
-    check_refusal(cli("run", "--source", ""), "--source is ''")
-    refused = cli(*play, "--broker", "mqtt://owl:hoot@hub")
+        check_refusal(here(*play, *arguments), said)
+    check_refusal(here("run", "--source", ""), "--source is ''")
+    refused = here(*play, "--broker", "mqtt://owl:hoot@hub")
     check_refusal(refused, "owl:***@hub")
     assert "hoot" not in refused.stderr
     assert not (state / "station.db").exists()
 
 
 def test_a_missing_password_file_leaves_no_databases(
-    cli: Run, tones: Bundle, recording: Path, state: Path, tmp_path: Path
+    here: Run, tones: Bundle, recording: Path, state: Path, tmp_path: Path
 ) -> None:
     """The broker's access is read before the databases are made."""
     config = tmp_path / "hub.toml"
     config.write_text("[mqtt]\nurl = 'mqtt://hub'\npassword_file = '/nowhere'\n")
     play = ("run", "--source", recording, "--bundle", tones.path, "--config", config)
-    check_refusal(cli(*play), "/nowhere")
+    check_refusal(here(*play), "/nowhere")
     assert not (state / "station.db").exists()
 
 
@@ -215,7 +217,7 @@ def test_samples_that_are_not_finite_are_refused_and_nothing_is_made_up(
 
 
 def test_a_damaged_bundle_is_refused_before_anything_is_written(
-    cli: Run, tones: Bundle, recording: Path, state: Path, tmp_path: Path
+    here: Run, tones: Bundle, recording: Path, state: Path, tmp_path: Path
 ) -> None:
     """A flipped byte in the encoder is told by its hash; no state is left half made."""
     damaged = tmp_path / "damaged"
@@ -225,12 +227,12 @@ def test_a_damaged_bundle_is_refused_before_anything_is_written(
     graph = bytearray((damaged / "encoder.onnx").read_bytes())
     graph[100] ^= 1
     (damaged / "encoder.onnx").write_bytes(graph)
-    check_refusal(cli("run", "--source", recording, "--bundle", damaged), "hashes to")
+    check_refusal(here("run", "--source", recording, "--bundle", damaged), "hashes to")
     assert not (state / "station.db").exists()
 
 
 def test_a_database_from_a_newer_version_is_left_alone(
-    cli: Run, tones: Bundle, recording: Path, state: Path
+    here: Run, tones: Bundle, recording: Path, state: Path
 ) -> None:
     """It is named with its version, and not a byte of it changes."""
     state.mkdir()
@@ -239,7 +241,7 @@ def test_a_database_from_a_newer_version_is_left_alone(
         log.execute("CREATE TABLE alembic_version (version_num TEXT)")
         log.execute("INSERT INTO alembic_version VALUES ('log_0999')")
     before = (state / "log.db").read_bytes()
-    check_refusal(cli("run", "--source", recording, "--bundle", tones.path), "log.db", "999")
+    check_refusal(here("run", "--source", recording, "--bundle", tones.path), "log.db", "999")
     assert (state / "log.db").read_bytes() == before
 
 

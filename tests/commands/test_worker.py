@@ -242,36 +242,36 @@ def children_named(pid: int, word: str) -> list[int]:
 
 
 def test_what_a_person_must_mend_exits_2(
-    cli: Run, tones: Bundle, paints: Bundle, recording: Path, tmp_path: Path, state: Path
+    here: Run, tones: Bundle, paints: Bundle, recording: Path, tmp_path: Path, state: Path
 ) -> None:
     """A supervisor does not start it again; one line says what."""
-    refused = cli("worker", "--bundle", tones.path)
+    refused = here("worker", "--bundle", tones.path)
     assert refused.returncode == 2
     assert "does not paint" in refused.stderr.splitlines()[-1]
     (tmp_path / "log.db").write_text("no database " * 100)
-    refused = cli(
+    refused = here(
         "worker", "--bundle", paints.path, "--database", f"sqlite:///{tmp_path / 'log.db'}"
     )
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
 
 
-def test_pictures_that_will_never_come_are_not_waited_for(cli: Run, tones: Bundle) -> None:
+def test_pictures_that_will_never_come_are_not_waited_for(here: Run, tones: Bundle) -> None:
     """Said before anything is heard."""
-    refused = cli("run", "--wait-images", "--bundle", tones.path, "--source", "x.flac")
+    refused = here("run", "--wait-images", "--bundle", tones.path, "--source", "x.flac")
     assert refused.returncode == 2
     assert "--wait-images, but no picture would come: tones paints none" in refused.stderr
 
 
 def test_where_no_pictures_are_wanted_a_service_ends_well(
-    cli: Run, paints: Bundle, state: Path
+    here: Run, paints: Bundle, state: Path
 ) -> None:
     """Its unit is installed with the station's, whatever the settings say; by hand it is told."""
     state.mkdir()
     (state / "fieldstation.toml").write_text("[generation]\nenabled = false\n")
-    ended = cli("worker", "--if-wanted", "--bundle", paints.path)
+    ended = here("worker", "--if-wanted", "--bundle", paints.path)
     assert (ended.returncode, ended.stdout.splitlines()[-1]) == (
         0,
         "no pictures: generation.enabled is false: set it to true, or remove the line",
     )
-    assert cli("worker", "--bundle", paints.path).returncode == 2
+    assert here("worker", "--bundle", paints.path).returncode == 2
