@@ -1,0 +1,90 @@
+"""The soak of `bench/soak.py`, for half an hour of simulated time instead of days."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bench import soak
+from bench.simulated import SimulatedTime
+from bench.soak_sound import Judge, Tape, choose
+from fieldstation.bundle import find_bundle, load_bundle
+from fieldstation.demo import RECORDING
+from tests.faults.disk import cannot_mount
+from tests.faults.readers import needs_strangers
+
+pytestmark = needs_strangers
+WAITS = """
+import select, socket, threading, time
+one, other = socket.socketpair()
+one.settimeout(1000)
+def recv():
+    try:
+        one.recv(1)
+    except TimeoutError:
+        pass
+for wait in (
+    lambda: time.sleep(1000),
+    lambda: threading.Event().wait(1000),
+    lambda: select.select([], [], [], 1000),
+    lambda: select.poll().poll(1_000_000),
+    lambda: select.epoll().poll(1000),
+    recv,
+):
+    began = time.monotonic(), time.time()
+    wait()
+    print(time.monotonic() - began[0], time.time() - began[1])
+"""
+ALL = tuple(soak.A_DAY)
+LASTS_S = 75.0
+
+
+def test_a_wait_ends_by_simulated_time(tmp_path: Path) -> None:
+    """A thousand seconds each, by both clocks, in less than a second."""
+    now, done = SimulatedTime(tmp_path), threading.Event()
+
+    def pass_time() -> None:
+        while not done.wait(0.001):
+            now.advance(10)
+
+    threading.Thread(target=pass_time, daemon=True).start()
+    command = [sys.executable, "-c", WAITS]
+    said = subprocess.run(command, env=now.environment, capture_output=True, timeout=60).stdout
+    done.set()
+    waited = [float(number) for line in said.splitlines() for number in line.split()]
+    assert len(waited) == 12
+    assert all(1_000 <= seconds < 1_500 for seconds in waited), waited
+
+
+def test_without_a_time_of_its_own_a_process_has_ours(tmp_path: Path) -> None:
+    """The library alone changes nothing."""
+    environment = SimulatedTime(tmp_path).environment
+    command = [sys.executable, "-c", "import time; print(time.time(), time.monotonic())"]
+    environment.pop("FIELDSTATION_SOAK_TIME")
+    said = subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+    wall, monotonic = map(float, said.split())
+    assert abs(wall - time.time()) < 5
+    assert abs(monotonic - time.monotonic()) < 5
+
+
+@pytest.mark.timeout(300)  # it waits for a busy machine, as a day cannot
+@pytest.mark.skipif(bool(cannot_mount()), reason=cannot_mount())
+def test_a_soaked_station_keeps_its_promises(tmp_path: Path, long: bool) -> None:
+    """After a kill, or each fault once: log, ledger and what was played agree."""
+    bundle = load_bundle(find_bundle("garden"))
+    judge = Judge(bundle, [soak.DEMO_THRESHOLD] * len(bundle.labels))
+    tape = Tape(choose(judge, [RECORDING], 1, seed=1), seed=1)
+    due = [soak.Due(0.0, kind, LASTS_S) for kind in (ALL if long else ALL[:1])]
+    ends_s = 300.0 * len(due)
+    with ExitStack() as open_things:
+        bench = soak.set_up(open_things, tmp_path, bundle, soak.DEMO_THRESHOLD, tape, ends_s)
+        seen = soak.run(bench, due)
+    assert seen["failures"] == []
+    assert sum(seen["faults"].values()) == len(due)
+    assert seen["calls"]["undisturbed_in_the_log_once"] > 0
