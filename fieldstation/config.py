@@ -278,6 +278,9 @@ class LogSettings:
     password_file: str = setting(
         "", "File that holds the database's password; or PGPASSWORD, or PostgreSQL's ~/.pgpass"
     )
+    max_age_days: int = setting(
+        0, "Months older than this leave the log; 0: never", low=0, high=36_500
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,14 @@ from fieldstation.store.database import Database
 from fieldstation.store.images import Images
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.jobs import Jobs
+from fieldstation.store.retention import pause_for
 
 log = logging.getLogger(__name__)
 
 US_PER_DAY = 86_400 * US_PER_S
 BYTES_PER_MB = 1_000_000
+PRUNE_FOR_S = 20.0
+"""Thousands of rows; what is left goes an hour later"""
 
 
 def are_wanted(settings: Settings, bundle: Bundle) -> bool:
@@ -70,5 +73,6 @@ def retain(
         images.mark_removed([number for number, _ in expired])
         n += len(expired)
     gallery.remove_stale(now)
-    Jobs(database, lambda: now).prune(now - generation.keep_days * US_PER_DAY)
+    old = now - generation.keep_days * US_PER_DAY
+    Jobs(database, lambda: now).prune(old, pause_for(PRUNE_FOR_S))
     return f"{n} pictures removed" if n else ""

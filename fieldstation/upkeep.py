@@ -1,4 +1,4 @@
-"""The chores of a running station: retention, nightly backups, the daily summary."""
+"""The chores of a running station, and of a hub: retention, nightly backups, the daily summary."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from fieldstation.store.database import file_of
 from fieldstation.store.errors import DamagedDatabase, StoreError
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.query import Filter
+from fieldstation.store.retention import forget, pause_for
 from fieldstation.store.writer import StoreThread
 
 RETENTION_EVERY_S = 3_600.0
 LOOK_EVERY_S = 86_400.0
+FORGET_EVERY_S, FORGET_FOR_S = 60.0, 5.0
+"""A little at a time: a season of old rows is gone in a day, and who stops need not wait for it"""
 KEEP_DELIVERED_DAYS = 7
 """Events stay in station.db this long after their receipt, for whoever asks this station"""
 BYTES_PER_MB = 1_000_000
@@ -58,6 +61,7 @@ class Upkeep:
         return [
             Chore("retention", self.retain, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
             Chore("pictures", self.retain_pictures, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
+            Chore("forget", self.forget, every_s=FORGET_EVERY_S, on_fault=FAULTS),
             Chore("look for damage", self.look, every_s=LOOK_EVERY_S, on_fault=FAULTS),
             Chore("backup", self.back_up, at=times.backup_at, on_fault=FAULTS),
             Chore("summary", self.sum_up, at=times.summary_at, on_fault=FAULTS),
@@ -82,6 +86,10 @@ class Upkeep:
         keep, now = self._settings.generation, self._clock.wall()
         return retain(lambda: log.opened().database, gallery, keep, now)
 
+    def forget(self) -> str:
+        """Take some of what is past its time out of the log."""
+        return forget_old(self._log, self._settings, self._clock) if self._log else ""
+
     def look(self) -> str:
         """Read both databases for damage; what is found has them restored."""
         if damage := find_damage(self._state.station_db, thorough=True):
@@ -99,13 +107,8 @@ class Upkeep:
         return ", ".join(map(str, copies))
 
     def _copy(self, database: Path, suspect: Callable[[str], None]) -> Path:
-        """Back a database up; one that cannot be read to its end is to be restored."""
         kept = self._settings.schedule.backups_kept
-        try:
-            return back_up(database, self._state.backups, kept, self._clock)
-        except DamagedDatabase as error:
-            suspect(str(error))
-            raise
+        return copy_of(database, self._state.backups, kept, self._clock, suspect)
 
     def sum_up(self) -> str:
         """Publish what was heard since local midnight; return it in words."""
@@ -134,3 +137,67 @@ class Upkeep:
         self._writer.post_message(summary.message_id, summary_message(summary))
         birds = ", ".join(f"{s.common_name} {s.n_events}" for s in summary.species)
         return f"{summary.date}: {birds or 'nothing heard'}"
+
+
+class LogUpkeep:
+    """The chores of a log that is kept for others: a hub's."""
+
+    def __init__(
+        self, log: LateLog, url: str, backups: Path, settings: Settings, clock: Clock
+    ) -> None:
+        """Say which log, and where its copies go."""
+        self._log = log
+        self._path = file_of(url)
+        self._backups = backups
+        self._settings = settings
+        self._clock = clock
+
+    def chores(self) -> list[Chore]:
+        """Return the chores with their times; a server's database has its own backups."""
+        chores = [Chore("forget", self.forget, every_s=FORGET_EVERY_S, on_fault=FAULTS)]
+        if self._path is None:
+            return chores
+        at = self._settings.schedule.backup_at
+        return [
+            *chores,
+            Chore("look for damage", self.look, every_s=LOOK_EVERY_S, on_fault=FAULTS),
+            Chore("backup", self.back_up, at=at, on_fault=FAULTS),
+        ]
+
+    def forget(self) -> str:
+        """Take some of what is past its time out of the log."""
+        return forget_old(self._log, self._settings, self._clock)
+
+    def look(self) -> str:
+        """Read the log for damage; what is found has it restored."""
+        assert self._path is not None
+        if damage := find_damage(self._path):
+            self._log.suspect(damage)
+        return ""
+
+    def back_up(self) -> str:
+        """Copy the log."""
+        assert self._path is not None
+        kept = self._settings.schedule.backups_kept
+        return str(copy_of(self._path, self._backups, kept, self._clock, self._log.suspect))
+
+
+def copy_of(
+    database: Path, folder: Path, kept: int, clock: Clock, suspect: Callable[[str], None]
+) -> Path:
+    """Back a database up; one that cannot be read to its end is to be restored."""
+    try:
+        return back_up(database, folder, kept, clock)
+    except DamagedDatabase as error:
+        suspect(str(error))
+        raise
+
+
+def forget_old(log: LateLog, settings: Settings, clock: Clock) -> str:
+    """Take detections that are past their time out of a log, for a few seconds; say how many."""
+    days = settings.log.max_age_days
+    if not days:
+        return ""
+    before = clock.wall() - days * 86_400 * US_PER_S
+    n = forget(log.opened().database, before, pause_for(FORGET_FOR_S))
+    return f"{n} detections left the log" if n else ""

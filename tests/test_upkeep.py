@@ -14,17 +14,19 @@ from uuid import UUID
 import pytest
 
 from fieldstation.clock import SystemClock, parse_instant
-from fieldstation.config import ClipSettings, GenerationSettings, Settings
+from fieldstation.config import ClipSettings, GenerationSettings, LogSettings, Settings
 from fieldstation.gallery import Gallery
 from fieldstation.mqtt.messages import read_summary
 from fieldstation.records import Detection, Hearing, Interval, Message, StationIdentity
 from fieldstation.state import State
+from fieldstation.store import query
 from fieldstation.store.errors import DamagedDatabase, StoreUnavailable
 from fieldstation.store.images import record_image
 from fieldstation.store.late_log import LateLog
+from fieldstation.store.query import Filter
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.writer import StoreThread
-from fieldstation.upkeep import Upkeep
+from fieldstation.upkeep import LogUpkeep, Upkeep
 from tests.fakes import FakeClock
 from tests.store.examples import image
 
@@ -228,3 +230,33 @@ def test_old_pictures_go_with_their_time(state: State, store: StationStore, log:
     writer = StoreThread(store)
     without = Upkeep(settings, state, WHO, writer, None, FakeClock(wall=EVENING))
     assert without.retain_pictures() == ""
+
+
+def test_what_is_past_its_time_leaves_the_log(
+    state: State, store: StationStore, log: LateLog
+) -> None:
+    """A month at a time, where the settings say so; without a word of them nothing ever."""
+    old, new = detection(1, "2026-02-01T06:00:00+01:00"), detection(2, "2026-05-01T06:00:00+02:00")
+    for one in (old, new):
+        log.record([one], one.ended_at)
+    in_may = parse_instant("2026-05-20T06:00:00+02:00")
+    keep = LogSettings(max_age_days=30)
+    for settings, left in ((Settings(), [new, old]), (Settings(log=keep), [new])):
+        chores, _ = upkeep(state, store, log, settings, now=in_may)
+        assert chores.forget() == ("1 detections left the log" if settings.log is keep else "")
+        assert list(query.detections(log.opened(), Filter())) == left
+
+
+def test_a_hub_s_log_is_copied_and_forgets(state: State, log: LateLog) -> None:
+    """Where it is a file; a server's database has its own backups."""
+    settings = Settings(log=LogSettings(max_age_days=1))
+    log.record([detection(1, "2026-02-01T06:00:00+01:00")], EVENING - 5 * 86_400_000_000)
+    hub = LogUpkeep(log, state.log_url(""), state.backups, settings, FakeClock(wall=EVENING))
+    assert {chore.name for chore in hub.chores()} == {"forget", "look for damage", "backup"}
+    assert hub.look() == ""
+    copy = Path(hub.back_up())
+    assert hub.forget() == "1 detections left the log"
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT count(*) FROM detections").fetchone() == (1,)
+    server = LogUpkeep(log, "postgresql:///birds", state.backups, settings, FakeClock(wall=EVENING))
+    assert [chore.name for chore in server.chores()] == ["forget"]

@@ -52,15 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Log until SIGTERM or Ctrl-C."""
+    from fieldstation import schedule
     from fieldstation.clock import SystemClock
     from fieldstation.gallery import Gallery
     from fieldstation.hub_pictures import HubPictures
     from fieldstation.mqtt.connection import Connection
     from fieldstation.mqtt.logger import Logger
     from fieldstation.notify import Notifier
+    from fieldstation.schedule import Chores
     from fieldstation.store.errors import StoreUnavailable
     from fieldstation.store.late_log import LateLog
     from fieldstation.supervisor import Supervisor
+    from fieldstation.upkeep import LogUpkeep
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     context = with_database(load_context(args), args.database)
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         log = LateLog(url, _job_maker(args, context), state.backups)
         gallery = Gallery(context.state.images)
         pictures = HubPictures(log, gallery, context.settings.generation, clock)
+        upkeep = Chores(LogUpkeep(log, url, state.backups, context.settings, clock).chores())
         key = state.key()
         logger = Logger(
             Connection(access),
@@ -88,15 +92,20 @@ def run(args: argparse.Namespace) -> int:
         supervisor.take_signals()
         print(f"broker  {access.url}\nlog     {redacted(url)}")
         print(f'id      {key}   (stations that trust it: [mqtt] trust = "{key}")', flush=True)
-        chores = supervisor.start("chores", pictures.chores, CHORES_DEADLINE_S)
-        stage = supervisor.start("logger", logger)
+        stages = [
+            supervisor.start("chores", pictures.chores, CHORES_DEADLINE_S),
+            supervisor.start("upkeep", upkeep, CHORES_DEADLINE_S),
+        ]
+        stages.append(supervisor.start("logger", logger))
+        scheduler = schedule.start([upkeep], context.settings.station.timezone)
         notifier.ready()
         try:
             supervisor.watch(tick=pictures.tick)
         finally:
             notifier.stopping()
-            chores.stop()
-            stage.stop()
+            scheduler.shutdown(wait=False)
+            for stage in stages:
+                stage.stop()
             log.close()
     return 0
 

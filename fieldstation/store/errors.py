@@ -49,6 +49,11 @@ def translated(name: str) -> Iterator[None]:
         if found is None:
             raise
         raise found from error
+    except sqlite3.Error as error:  # past SQLAlchemy
+        found = _translate_sqlite(error, name)
+        if found is None:
+            raise
+        raise found from error
 
 
 def _translate(error: DBAPIError, name: str) -> StoreError | None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from fieldstation.records import Image, Picture
 from fieldstation.store.database import Database
-from fieldstation.store.log_tables import DETECTIONS, IMAGES
+from fieldstation.store.log_tables import DETECTIONS, IMAGES, IS_THERE
 from fieldstation.store.upsert import insert
 
 IMAGE_FIELDS = tuple(field.name for field in fields(Image))
@@ -55,11 +55,10 @@ class Images:
             before: whatever was made earlier; None: nothing is too old.
             max_bytes: of all that stay.
         """
-        there = IMAGES.c.file.is_not(None)
         columns = IMAGES.c.id, IMAGES.c.file, IMAGES.c.n_bytes, IMAGES.c.made_at
-        oldest = select(*columns).where(there).order_by(IMAGES.c.made_at, IMAGES.c.id)
+        oldest = select(*columns).where(IS_THERE).order_by(IMAGES.c.made_at, IMAGES.c.id)
         with self._database().read() as connection:
-            total = connection.execute(select(func.sum(IMAGES.c.n_bytes)).where(there)).scalar()
+            total = connection.execute(select(func.sum(IMAGES.c.n_bytes)).where(IS_THERE)).scalar()
             surplus = int(total or 0) - max_bytes
             due = []
             for row in connection.execute(oldest.limit(PAGE)):
@@ -70,13 +69,19 @@ class Images:
         return due
 
 
-def record_image(connection: Connection, image: Image, published_at: int | None = None) -> bool:
+def record_image(
+    connection: Connection,
+    image: Image,
+    published_at: int | None = None,
+    told: Picture | None = None,
+) -> bool:
     """Write a picture unless it is there; return whether it was written.
 
     One whose file was removed is there again, and published again.
 
     Args:
         published_at: when it was published, where somebody else did that.
+        told: of the picture of an event that the log may not have yet.
     """
     statement = insert(connection, IMAGES)
     anew = {name: getattr(statement.excluded, name) for name in IMAGE_FIELDS}
@@ -86,8 +91,19 @@ def record_image(connection: Connection, image: Image, published_at: int | None 
         where=IMAGES.c.file.is_(None),
     )
     values = {name: getattr(image, name) for name in IMAGE_FIELDS}
-    values |= {"published_at": published_at}
-    return connection.execute(back.returning(IMAGES.c.id), values).first() is not None
+    values |= {"published_at": published_at} | _of_event(image.event_id, told)
+    return connection.execute(back.values(values).returning(IMAGES.c.id)).first() is not None
+
+
+def _of_event(event_id: str, told: Picture | None) -> dict[str, Any]:
+    """Return what pictures are looked for by: their event's start and species."""
+    if told is not None:
+        return {"started_at": told.started_at, "scientific_name": told.scientific_name}
+    d = DETECTIONS.c
+    return {
+        column.name: select(column).where(d.event_id == event_id).scalar_subquery()
+        for column in (d.started_at, d.scientific_name)
+    }
 
 
 def n_unpublished(connection: Connection, station: str | None = None) -> int:

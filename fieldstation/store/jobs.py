@@ -15,7 +15,6 @@ from sqlalchemy import (
     Connection,
     Update,
     case,
-    delete,
     func,
     or_,
     select,
@@ -29,6 +28,7 @@ from fieldstation.store.database import Database
 from fieldstation.store.images import n_unpublished, record_image
 from fieldstation.store.job_maker import DROPPED
 from fieldstation.store.log_tables import COUNTERS, DETECTIONS, EMBEDDINGS, IMAGES, JOBS
+from fieldstation.store.retention import Pause, delete_some, pause
 
 LEASE_S = 900.0
 """A batch takes seconds. Who vanished with another machine is waited for that long"""
@@ -66,7 +66,10 @@ class QueueState:
 
 
 class Jobs:
-    """The queue, for a worker. Every method is one transaction and may raise StoreUnavailable."""
+    """The queue, for a worker. Methods but `prune` are one transaction each.
+
+    Any may raise StoreUnavailable.
+    """
 
     def __init__(self, database: Callable[[], Database], wall: Callable[[], int]) -> None:
         """Say where the log is.
@@ -129,13 +132,17 @@ class Jobs:
                 )
                 connection.execute(free)
 
-    def prune(self, before: int) -> None:
-        """Forget what ended before an instant, and embeddings of then that nobody waits for."""
+    def prune(self, before: int, go_on: Pause = pause) -> None:
+        """Forget what ended before an instant, and embeddings of then that nobody waits for.
+
+        A few rows to a transaction, so that whoever writes meanwhile hardly waits.
+        """
         waiting = select(JOBS.c.event_id).where(JOBS.c.state.in_((QUEUED, CLAIMED)))
-        old = EMBEDDINGS.c.received_at < before
-        with self._database().write() as connection:
-            connection.execute(delete(JOBS).where(JOBS.c.ended_at < before))
-            connection.execute(delete(EMBEDDINGS).where(old, EMBEDDINGS.c.event_id.not_in(waiting)))
+        e = EMBEDDINGS.c
+        old = (e.received_at < before) & e.event_id.not_in(waiting)
+        for key, which in ((JOBS.c.id, JOBS.c.ended_at < before), (e.event_id, old)):
+            while delete_some(self._database(), key, which) and go_on():
+                pass
 
     def state(self, station: str | None = None) -> QueueState:
         """Return how the queue is, of one station's events or of all."""

@@ -24,7 +24,7 @@ from fieldstation.store.job_maker import JobMaker
 from fieldstation.store.log_tables import COUNTERS, COVERAGE, DETECTIONS, QUARANTINE, SCHEMA
 from fieldstation.store.quarantine import DROPPED, put_away, refused
 from fieldstation.store.schema import bring_up_to_date
-from fieldstation.store.totals import count_in
+from fieldstation.store.totals import DAY, count_in
 from fieldstation.store.upsert import Insert, insert
 
 TIMEOUT_S = 1.0
@@ -50,7 +50,7 @@ with names in another language) and makes no conflict."""
 CLOCK = SystemClock()
 DETECTION_FIELDS = tuple(f.name for f in fields(Detection) if f.name != "embedding")
 """The embedding stands in a table of its own"""
-COLUMNS = (*DETECTION_FIELDS, "started_local", "received_at")
+COLUMNS = (*DETECTION_FIELDS, "started_local", "received_at", "local_date")
 _fields_of = attrgetter(*DETECTION_FIELDS)
 
 Values = dict[str, Any]
@@ -243,8 +243,9 @@ def _growing(connection: Connection) -> Insert:
 
 
 def _detection_values(detection: Detection, received_at: int) -> Values:
-    started_local = local(detection.started_at, detection.timezone)
-    values = (*_fields_of(detection), started_local.isoformat(timespec="microseconds"), received_at)
+    moment = local(detection.started_at, detection.timezone)
+    started_local = moment.isoformat(timespec="microseconds")
+    values = (*_fields_of(detection), started_local, received_at, started_local[:DAY])
     return dict(zip(COLUMNS, values, strict=True))
 
 

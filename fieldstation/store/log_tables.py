@@ -6,7 +6,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
     Double,
     Index,
     Integer,
@@ -15,20 +14,18 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    literal_column,
     text,
 )
 
 from fieldstation.store.schema import Schema
 
 METADATA = MetaData()
-LOCAL_DATE: ColumnElement[str] = literal_column("substr(started_local, 1, 10)", Text)
-"""A detection's local date, spelled as in the view, so that the view's users have the index too"""
 LONG_S = 86_400
 """An interval longer than this stands in an index of its own: whoever asks about an hour need look
 back no further than a day for the others"""
 IS_LONG = text("duration_s > 86400")
 """Spelled as in the index, or the databases would not see that it is the same"""
+IS_THERE = text("file IS NOT NULL")
 
 DETECTIONS = Table(
     "detections",
@@ -53,11 +50,13 @@ DETECTIONS = Table(
     Column("clip", Text),
     Column("source", Text),
     Column("received_at", BigInteger, nullable=False),
+    Column("local_date", Text),
     Index("detections_started_at", "started_at"),
     Index("detections_species", "scientific_name", "started_at"),
     Index("detections_station", "station", "started_at"),
-    Index("detections_day", LOCAL_DATE),
-    Index("detections_station_day", "station", LOCAL_DATE),
+    # All that counting a day by species needs: no row is looked up.
+    Index("detections_day", "local_date", "scientific_name", "started_at", "probability"),
+    Index("detections_station_day", "station", "local_date", "scientific_name"),
 )
 
 COVERAGE = Table(
@@ -72,7 +71,7 @@ COVERAGE = Table(
     Column("cause", Text, nullable=False),
     Index("coverage_started_at", "started_at"),
     Index("coverage_long", "started_at", sqlite_where=IS_LONG, postgresql_where=IS_LONG),
-    Index("coverage_sums", "station", "state", "cause", "duration_s"),
+    Index("coverage_station", "station", "started_at"),
 )
 
 DAILY = Table(
@@ -101,6 +100,18 @@ TOTALS = Table(
     Column("first_at", BigInteger, nullable=False),
     Column("last_at", BigInteger, nullable=False),
     Column("received_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+EVERYWHERE = Table(
+    "everywhere",
+    METADATA,
+    Column("span", Text, primary_key=True),
+    Column("scientific_name", Text, primary_key=True),
+    Column("n", Integer, nullable=False),
+    Column("max_probability", Double, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -175,6 +186,8 @@ JOBS = Table(
     Index("jobs_state", "state", "priority"),
     Index("jobs_day", "station", "local_date", "scientific_name"),
     Index("jobs_station", "station", "started_at"),
+    Index("jobs_newest", "state", "started_at"),
+    Index("jobs_ended_at", "ended_at"),
     sqlite_autoincrement=True,
 )
 
@@ -196,8 +209,13 @@ IMAGES = Table(
     Column("paint_ms", Double),
     Column("provider", Text),
     Column("published_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("scientific_name", Text),
     UniqueConstraint("event_id", "generator_id", "seed", name="images_identity"),
-    Index("images_made_at", "made_at"),
+    Index("images_there", "made_at", sqlite_where=IS_THERE, postgresql_where=IS_THERE),
+    Index("images_started_at", "started_at"),
+    Index("images_station", "station", "started_at"),
+    Index("images_species", "scientific_name", "started_at"),
     Index(
         "images_unpublished",
         "id",
@@ -207,4 +225,4 @@ IMAGES = Table(
     sqlite_autoincrement=True,
 )
 
-SCHEMA = Schema("log", 4, METADATA)
+SCHEMA = Schema("log", 5, METADATA)

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, false, func, select
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Row,
+    Select,
+    false,
+    func,
+    select,
+)
 
 from fieldstation.records import Detection, Image, JobState
 from fieldstation.store.images import IMAGE_FIELDS
 from fieldstation.store.job_maker import AGAIN, job_values
 from fieldstation.store.log_db import DETECTION_FIELDS, LogStore
 from fieldstation.store.log_tables import DETECTIONS, IMAGES, JOBS
-from fieldstation.store.query import ROWS_AT_ONCE, Filter, conditions
+from fieldstation.store.query import (
+    ROWS_AT_ONCE,
+    Filter,
+    but_species,
+    conditions,
+    meant,
+    newest_first,
+)
 from fieldstation.store.upsert import insert
+
+Query = Select[Any] | CompoundSelect[Any]
 
 PAINTED = "painted"
 REMOVED = "removed"
@@ -43,15 +61,15 @@ def pictures(log: LogStore, wanted: Filter, states: Sequence[str] = STATES) -> I
     """
     undone = [state for state in states if state in UNDONE]
     with log.database.read() as connection:
-        told = conditions(connection, wanted)
+        names = meant(connection, wanted)
         n = 0
         if undone:
-            for row in _read(connection, _jobs(told, undone).limit(wanted.limit)):
+            for row in _read(connection, _jobs(names, wanted, undone)):
                 n += 1
                 yield PictureRow(_detection(row), row.state, reason=row.reason or "")
         left = None if wanted.limit is None else wanted.limit - n
         if left != 0 and {PAINTED, REMOVED} & set(states):
-            for row in _read(connection, _images(told, states).limit(left)):
+            for row in _read(connection, _images(names, replace(wanted, limit=left), states)):
                 yield _painted(row)
 
 
@@ -122,8 +140,7 @@ def _lacks_picture_of(generator_id: str) -> ColumnElement[bool]:
 
 def _due(told: list[ColumnElement[bool]]) -> Select[Any]:
     """Return the query of the events that meet conditions and do not wait already."""
-    columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
-    return select(*columns).where(*told, DETECTIONS.c.event_id.not_in(_waiting()))
+    return select(*_columns()).where(*told, DETECTIONS.c.event_id.not_in(_waiting()))
 
 
 def _n(connection: Connection, query: Select[Any]) -> int:
@@ -138,28 +155,34 @@ def _queue(connection: Connection, detection: Detection, now: int) -> None:
     connection.execute(again, values)
 
 
-def _jobs(told: list[ColumnElement[bool]], states: Sequence[str]) -> Select[Any]:
-    columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
-    return (
-        select(*columns, JOBS.c.state, JOBS.c.reason)
+def _jobs(names: list[str] | None, wanted: Filter, states: Sequence[str]) -> Query:
+    rows = (
+        select(*_columns(), JOBS.c.state, JOBS.c.reason)
         .join(JOBS, JOBS.c.event_id == DETECTIONS.c.event_id)
-        .where(JOBS.c.state.in_(states), *told)
-        .order_by(DETECTIONS.c.started_at.desc(), DETECTIONS.c.event_id)
+        .where(*but_species(wanted, JOBS))
     )
+    if names is not None:
+        rows = rows.where(JOBS.c.scientific_name.in_(names))
+    order = JOBS.c.started_at, JOBS.c.event_id
+    return newest_first(rows, JOBS.c.state, states, order, wanted.limit)
 
 
-def _images(told: list[ColumnElement[bool]], states: Sequence[str]) -> Select[Any]:
-    columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
+def _images(names: list[str] | None, wanted: Filter, states: Sequence[str]) -> Query:
     images = [IMAGES.c[name].label(f"image_{name}") for name in IMAGE_FIELDS]
-    return (
-        select(*columns, *images)
+    rows = (
+        select(*_columns(), *images, IMAGES.c.id)
         .join(IMAGES, IMAGES.c.event_id == DETECTIONS.c.event_id)
-        .where(_is_in(states), *told)
-        .order_by(DETECTIONS.c.started_at.desc(), IMAGES.c.id)
+        .where(_is_in(states), *but_species(wanted, IMAGES))
     )
+    order = IMAGES.c.started_at, IMAGES.c.id
+    return newest_first(rows, IMAGES.c.scientific_name, names, order, wanted.limit)
 
 
-def _read(connection: Connection, query: Select[Any]) -> Iterator[Row[Any]]:
+def _columns() -> list[ColumnElement[Any]]:
+    return [DETECTIONS.c[name] for name in DETECTION_FIELDS]
+
+
+def _read(connection: Connection, query: Query) -> Iterator[Row[Any]]:
     yield from connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Result,
     Row,
     Select,
+    Table,
     case,
     func,
     select,
@@ -27,18 +28,20 @@ from fieldstation.store.log_db import DETECTION_FIELDS, LogStore
 from fieldstation.store.log_tables import (
     COVERAGE,
     DETECTIONS,
+    EVERYWHERE,
     IS_LONG,
-    LOCAL_DATE,
     LONG_S,
     NAMES,
     TOTALS,
 )
-from fieldstation.store.spans import dates_of, spans_of
+from fieldstation.store.spans import Part, dates_of, spans_of
 from fieldstation.store.station_db import StationStore
-from fieldstation.store.totals import EDGES, EVERYBODY, MONTH, SUMS
+from fieldstation.store.totals import DAY, EDGES, EVERYBODY, HOUR, MONTH, SUMS
 
 ROWS_AT_ONCE = 1_000
 """Fetched together; an answer of millions of rows is never in memory as a whole"""
+MOST_UNITED = 200
+"""Of SQLite's 500. Whoever means more species finds one of them wherever the newest rows are"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,11 @@ def detections(log: LogStore, wanted: Filter) -> Iterator[Detection]:
         StoreError: the log cannot be read.
     """
     with log.database.read() as connection:
-        query = _newest_first(_meant(connection, wanted), wanted)
+        columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
+        rows = select(*columns).where(*but_species(wanted))
+        d, names = DETECTIONS.c, meant(connection, wanted)
+        order = d.started_at, d.event_id
+        query = newest_first(rows, d.scientific_name, names, order, wanted.limit)
         for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query):
             yield Detection(*row)
 
@@ -133,7 +140,10 @@ def species(log: LogStore, wanted: Filter) -> list[SpeciesCount]:
     that is no edge of their bands (`totals.EDGES`: every 0.05, and 0.99).
     """
     with log.database.read() as connection:
-        counted = union_all(*_counted(connection, wanted)).subquery()
+        parts = _counted(connection, wanted)
+        if not parts:
+            return []
+        counted = union_all(*parts).subquery()
         n = func.sum(counted.c.n).label("n")
         query = (
             select(
@@ -254,7 +264,7 @@ def matches(species: str, scientific_name: str, common_name: str) -> bool:
     )
 
 
-def _meant(connection: Connection, wanted: Filter) -> list[str] | None:
+def meant(connection: Connection, wanted: Filter) -> list[str] | None:
     """Return the scientific names that a filter means; None where any will do.
 
     Names are matched here: LIKE folds ASCII only, and an exact list uses the index.
@@ -265,42 +275,54 @@ def _meant(connection: Connection, wanted: Filter) -> list[str] | None:
     return sorted({pair[0] for pair in pairs if matches(wanted.species, *pair)})
 
 
-def _newest_first(names: list[str] | None, wanted: Filter) -> Select[Any] | CompoundSelect[Any]:
-    columns = [DETECTIONS.c[name] for name in DETECTION_FIELDS]
-    rows = select(*columns).where(*_but_species(wanted))
-    order = DETECTIONS.c.started_at.desc(), DETECTIONS.c.event_id.desc()
-    if names is None:
-        return rows.order_by(*order).limit(wanted.limit)
-    if wanted.limit is None or not names:
-        return rows.where(DETECTIONS.c.scientific_name.in_(names)).order_by(*order)
-    # The newest of each species from its own end of the index; all of them at once would be
-    # sorted, or every other species passed over.
-    each = [
-        rows.where(DETECTIONS.c.scientific_name == name).order_by(*order).limit(wanted.limit)
-        for name in names
-    ]
+def newest_first(
+    rows: Select[Any],
+    key: ColumnElement[Any],
+    values: Sequence[str] | None,
+    order: Sequence[ColumnElement[Any]],
+    limit: int | None,
+) -> Select[Any] | CompoundSelect[Any]:
+    """Return the query of rows of which `key` has one of some values, in falling order.
+
+    Args:
+        values: None: any.
+        order: columns that the rows have under the same names; an index has them behind `key`.
+    """
+    falling = [column.desc() for column in order]
+    if values is None:
+        return rows.order_by(*falling).limit(limit)
+    if limit is None or not 0 < len(values) <= MOST_UNITED:
+        return rows.where(key.in_(values)).order_by(*falling).limit(limit)
+    # The newest of each value from its own end of the index; all of them at once would be
+    # sorted, or every other one passed over.
+    each = [rows.where(key == value).order_by(*falling).limit(limit) for value in values]
     found = union_all(*(select(one.subquery()) for one in each))
-    ordered = found.selected_columns.started_at.desc(), found.selected_columns.event_id.desc()
-    return found.order_by(*ordered).limit(wanted.limit)
+    columns = {column.key: column for column in found.selected_columns}
+    return found.order_by(*(columns[c.key].desc() for c in order if c.key)).limit(limit)
 
 
 def conditions(connection: Connection, wanted: Filter) -> list[ColumnElement[bool]]:
     """Return a filter as conditions on `detections`."""
-    names = _meant(connection, wanted)
+    names = meant(connection, wanted)
     species = [] if names is None else [DETECTIONS.c.scientific_name.in_(names)]
-    return species + _but_species(wanted)
+    return species + but_species(wanted)
 
 
-def _but_species(wanted: Filter) -> list[ColumnElement[bool]]:
+def but_species(wanted: Filter, of_event: Table = DETECTIONS) -> list[ColumnElement[bool]]:
+    """Return a filter, but for the species, as conditions on detections.
+
+    Args:
+        of_event: a table joined to them that has their start and station too, with indices.
+    """
     found: list[ColumnElement[bool]] = []
     if wanted.since is not None:
-        found.append(DETECTIONS.c.started_at >= wanted.since)
+        found.append(of_event.c.started_at >= wanted.since)
     if wanted.until is not None:
-        found.append(DETECTIONS.c.started_at < wanted.until)
+        found.append(of_event.c.started_at < wanted.until)
     if wanted.min_probability is not None:
         found.append(DETECTIONS.c.probability >= wanted.min_probability)
     if wanted.station is not None:
-        found.append(DETECTIONS.c.station == wanted.station)
+        found.append(of_event.c.station == wanted.station)
     return found
 
 
@@ -311,27 +333,45 @@ def _counted(connection: Connection, wanted: Filter) -> list[Select[Any]]:
     and, of all of it, the band of probabilities that the filter cuts.
     """
     station = EVERYBODY if wanted.station is None else wanted.station
-    spans = spans_of(connection, station, wanted.since, wanted.until)
     least = wanted.min_probability or 0.0
     edge = next((edge for edge in EDGES if edge >= least), None)
-    names = _meant(connection, wanted)
+    smallest = DAY if least else HOUR  # hours are not split by probability
+    spans = spans_of(connection, station, wanted.since, wanted.until, smallest)
+    names = meant(connection, wanted)
     parts: list[Select[Any]] = []
     if edge is not None:
-        parts.append(_of_spans(spans.whole, station, edge))
-        parts += [
-            _of_rows(wanted, LOCAL_DATE.between(*_ends(span)), edge) for span in spans.partial
-        ]
-    if edge != least:
-        parts.append(_of_rows(wanted, DETECTIONS.c.probability < (edge or 2.0), least))
+        # Days are split by probability in one table, and as a whole in the other.
+        split = DAY if least else MONTH
+        parts.append(_of_totals([s for s in spans.whole if len(s) <= split], station, edge))
+        parts.append(_of_everywhere([s for s in spans.whole if len(s) > split]))
+        parts += [_of_rows(wanted, _within(part), edge) for part in spans.partial]
+    if edge != least and spans.names:
+        cut = _on(spans.names[0], spans.names[-1]) & (DETECTIONS.c.probability < (edge or 2.0))
+        parts.append(_of_rows(wanted, cut, least))
     if names is not None:
         parts = [part.where(part.selected_columns.scientific_name.in_(names)) for part in parts]
     return parts
 
 
-def _of_spans(spans: list[str], station: str, edge: float) -> Select[Any]:
-    columns = (TOTALS.c[name] for name in ("scientific_name", *SUMS))
-    return select(*columns).where(
-        TOTALS.c.span.in_(spans), TOTALS.c.station == station, TOTALS.c.band >= edge
+def _of_totals(spans: list[str], station: str, edge: float) -> Select[Any]:
+    t = TOTALS.c
+    chosen = t.span.in_(spans), t.station == station, t.band >= edge
+    # By span first, in the order in which they stand: the bands are added up as they are read.
+    return _summed(TOTALS).where(*chosen).group_by(t.span, t.scientific_name)
+
+
+def _of_everywhere(spans: list[str]) -> Select[Any]:
+    counts = select(*(EVERYWHERE.c[name] for name in ("scientific_name", *SUMS)))
+    return counts.where(EVERYWHERE.c.span.in_(spans))
+
+
+def _summed(table: Table) -> Select[Any]:
+    return select(
+        table.c.scientific_name,
+        func.sum(table.c.n).label("n"),
+        func.max(table.c.max_probability).label("max_probability"),
+        func.min(table.c.first_at).label("first_at"),
+        func.max(table.c.last_at).label("last_at"),
     )
 
 
@@ -345,15 +385,25 @@ def _of_rows(wanted: Filter, which: ColumnElement[bool], least: float) -> Select
             func.min(started_at).label("first_at"),
             func.max(started_at).label("last_at"),
         )
-        .where(*_but_species(replace(wanted, min_probability=least)), which)
+        .where(*but_species(replace(wanted, min_probability=least)), which)
         .group_by(DETECTIONS.c.scientific_name)
     )
 
 
-def _ends(span: str) -> tuple[str, str]:
-    """Return the first and last date of a month, or a date twice."""
-    dates = dates_of(span) if len(span) == MONTH else [span]
-    return dates[0], dates[-1]
+def _within(part: Part) -> ColumnElement[bool]:
+    """Return the condition that a detection is of a span."""
+    if len(part.span) < HOUR:
+        return _on(part.span, part.span)
+    started_at, hour = DETECTIONS.c.started_at, func.substr(DETECTIONS.c.started_local, 1, HOUR)
+    # By its instants, of which there is an index, and then by what the clock showed.
+    return started_at.between(part.first_at, part.last_at) & (hour == part.span)
+
+
+def _on(first: str, last: str) -> ColumnElement[bool]:
+    """Return the condition that a detection is of some dates, from a span to another."""
+    (begins, _), (_, ends) = dates_of(first), dates_of(last)
+    date = DETECTIONS.c.local_date
+    return date == begins if begins == ends else date.between(begins, ends)
 
 
 def _names(connection: Connection) -> list[tuple[str, str]]:

@@ -81,7 +81,7 @@ class ReceivedPictures:
             return f"not kept: {error}"
         image = picture.image.at(name, received_at)
         with self._database().write() as connection:
-            record_image(connection, image, published_at=received_at)
+            record_image(connection, image, published_at=received_at, told=picture)
             end_painted_elsewhere(connection, image.event_id, received_at)
         return ""
 

@@ -1,8 +1,9 @@
 """The roll-ups: what the rows of `detections` add up to, kept in the rows' own transactions.
 
 `daily` counts each station's species by local date. `totals` counts by spans, a month of one
-station, or a month or a day of all, split by bands of probability, so that any question for counts
-reads some thousand rows, however many detections there are. `names` holds every name ever told.
+station, or a month or a day of all, split by bands of probability; `everywhere` counts days and
+hours of all, not split. So any question for counts reads some thousand rows, however many
+detections there are. `names` holds every name ever told.
 At every commit `n` is what counting the rows would give.
 """
 
@@ -28,7 +29,7 @@ from sqlalchemy import (
 )
 
 from fieldstation.store.bulk import write_rows
-from fieldstation.store.log_tables import DAILY, DETECTIONS, LOCAL_DATE, NAMES, TOTALS
+from fieldstation.store.log_tables import DAILY, DETECTIONS, EVERYWHERE, NAMES, TOTALS
 from fieldstation.store.upsert import Insert, greater, insert, lesser
 
 Values = Mapping[str, Any]
@@ -39,10 +40,12 @@ EVERYBODY = ""
 """Station of the spans that count all of them"""
 EDGES = (*(step / 20 for step in range(20)), 0.99)
 """Lower edges of the bands: who asks for at least one of these is answered from roll-ups"""
-MONTH, DAY = len("2026-05"), len("2026-05-01")
+MONTH, DAY, HOUR = len("2026-05"), len("2026-05-01"), len("2026-05-01T06")
+"""Lengths of a span's name, the beginning of its detections' local time"""
 
 DAYS_KEY = ("station", "local_date", "scientific_name")
 TOTALS_KEY = ("span", "station", "scientific_name", "band")
+EVERYWHERE_KEY = ("span", "scientific_name")
 NAMES_KEY = ("scientific_name", "common_name")
 SUMS = ("n", "max_probability", "first_at", "last_at")
 
@@ -54,13 +57,13 @@ def band_of(probability: float) -> float:
 
 def day_key(row: Values) -> Key:
     """Return which row of `daily` counts a detection."""
-    return row["station"], row["started_local"][:DAY], row["scientific_name"]
+    return row["station"], row["local_date"], row["scientific_name"]
 
 
 def totals_keys(row: Values) -> tuple[Key, ...]:
     """Return which rows of `totals` count a detection."""
     station, name = row["station"], row["scientific_name"]
-    date, band = row["started_local"][:DAY], band_of(row["probability"])
+    date, band = row["local_date"], band_of(row["probability"])
     return (
         (date[:MONTH], station, name, band),
         (date[:MONTH], EVERYBODY, name, band),
@@ -68,10 +71,17 @@ def totals_keys(row: Values) -> tuple[Key, ...]:
     )
 
 
+def everywhere_keys(row: Values) -> tuple[Key, ...]:
+    """Return which rows of `everywhere` count a detection."""
+    moment, name = row["started_local"], row["scientific_name"]
+    return (moment[:DAY], name), (moment[:HOUR], name)
+
+
 def count_in(connection: Connection, rows: Sequence[Values]) -> None:
     """Add new detections to the roll-ups."""
     _count_days(connection, rows)
     _count_spans(connection, rows)
+    _count_everywhere(connection, rows)
     _note_names(connection, rows)
 
 
@@ -83,19 +93,27 @@ def count_out(connection: Connection, rows: Sequence[Values]) -> None:
     """
     _take(connection, DAILY, DAYS_KEY, Counter(map(day_key, rows)))
     _take(connection, TOTALS, TOTALS_KEY, Counter(k for row in rows for k in totals_keys(row)))
+    everywhere = Counter(k for row in rows for k in everywhere_keys(row))
+    _take(connection, EVERYWHERE, EVERYWHERE_KEY, everywhere)
 
 
 def count_anew(connection: Connection) -> None:
     """Make the roll-ups of the rows that there are, whatever they said before."""
-    for table in (DAILY, TOTALS, NAMES):
+    for table in (DAILY, TOTALS, EVERYWHERE, NAMES):
         connection.execute(delete(table))
     d = DETECTIONS.c
-    _fill(connection, DAILY, DAYS_KEY, (d.station, LOCAL_DATE, d.scientific_name), "common_name")
+    # Rows saved from a log of before it had this column.
+    date = func.substr(d.started_local, 1, DAY)
+    connection.execute(update(DETECTIONS).where(d.local_date.is_(None)).values(local_date=date))
+    _fill(connection, DAILY, DAYS_KEY, (d.station, d.local_date, d.scientific_name), "common_name")
     band = case(*((d.probability >= edge, edge) for edge in reversed(EDGES)), else_=EDGES[0])
-    month, nobody = func.substr(d.started_local, 1, MONTH), literal(EVERYBODY)
-    for span, whose in ((month, d.station), (month, nobody), (LOCAL_DATE, nobody)):
+    month, nobody = func.substr(d.local_date, 1, MONTH), literal(EVERYBODY)
+    for span, whose in ((month, d.station), (month, nobody), (d.local_date, nobody)):
         key = span, whose, d.scientific_name, band
         _fill(connection, TOTALS, TOTALS_KEY, key, "received_at")
+    for length in (DAY, HOUR):
+        span = func.substr(d.started_local, 1, length)
+        _fill(connection, EVERYWHERE, EVERYWHERE_KEY, (span, d.scientific_name))
     names = d.scientific_name, d.common_name
     newest = select(*names, func.max(d.started_at)).group_by(*names)
     connection.execute(insert(connection, NAMES).from_select((*NAMES_KEY, "told_at"), newest))
@@ -106,17 +124,19 @@ def _fill(
     table: Table,
     key: tuple[str, ...],
     key_of: tuple[ColumnElement[Any], ...],
-    greatest: str,
+    *greatest: str,
 ) -> None:
-    """Insert the sums of all detections by a key, with the greatest of another column."""
+    """Insert the sums of all detections by a key, with the greatest of other columns."""
     d = DETECTIONS.c
     named = (value.label(name) for value, name in zip(key_of, key, strict=True))
-    one = select(*named, d.probability, d.started_at, d[greatest].label("greatest")).subquery().c
+    others = (d[name].label(f"all_{name}") for name in greatest)
+    one = select(*named, d.probability, d.started_at, *others).subquery().c
     keys = [one[name] for name in key]
     first_at, last_at = func.min(one.started_at), func.max(one.started_at)
-    sums = func.count(), func.max(one.probability), first_at, last_at, func.max(one.greatest)
-    rows = select(*keys, *sums).group_by(*keys)
-    connection.execute(insert(connection, table).from_select((*key, *SUMS, greatest), rows))
+    most = (func.max(one[f"all_{name}"]) for name in greatest)
+    rows = select(*keys, func.count(), func.max(one.probability), first_at, last_at, *most)
+    columns = (*key, *SUMS, *greatest)
+    connection.execute(insert(connection, table).from_select(columns, rows.group_by(*keys)))
 
 
 def _sums(keyed: Iterable[tuple[Key, Values]]) -> dict[Key, list[Any]]:
@@ -162,6 +182,19 @@ def _count_spans(connection: Connection, rows: Sequence[Values]) -> None:
         ),
         (*TOTALS_KEY, *SUMS, "received_at"),
         [(*key, *totals[key], received_at) for key in sorted(totals)],
+    )
+
+
+def _count_everywhere(connection: Connection, rows: Sequence[Values]) -> None:
+    spans = _sums((key, row) for row in rows for key in everywhere_keys(row))
+    statement = insert(connection, EVERYWHERE)
+    write_rows(
+        connection,
+        statement.on_conflict_do_update(
+            index_elements=EVERYWHERE_KEY, set_=_grown(EVERYWHERE, statement)
+        ),
+        (*EVERYWHERE_KEY, *SUMS),
+        [(*key, *spans[key]) for key in sorted(spans)],
     )
 
 

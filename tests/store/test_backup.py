@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from fieldstation.store.backup import back_up, backups
+from fieldstation.store.backup import PAGES, back_up, backups
 from fieldstation.store.errors import StoreError
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.query import Filter, detections
@@ -120,3 +124,42 @@ def test_a_missing_database_or_closed_folder_is_told(
         pytest.raises(StoreError, match=r"takes no backup .*: make it writable"),
     ):
         back_up(public_folder / "log.db", public_folder / "backups", 7, clock)
+
+
+def test_a_copy_that_is_written_beside_holds_one_state(path: Path, clock: FakeClock) -> None:
+    """However often others commit meanwhile: it neither begins anew nor mixes two states."""
+    log = LogStore(str(path))
+    log.record([detection(n) for n in range(4_000)], DAWN)
+    done = threading.Event()
+
+    def write_on() -> None:
+        for number in range(4_000, 100_000):
+            if done.is_set():
+                return
+            log.record([detection(number)], DAWN)
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    copy = back_up(path, path.parent / "backups", 7, clock)
+    done.set()
+    writer.join()
+    log.close()
+    with closing(sqlite3.connect(copy)) as connection:
+        (rows,) = connection.execute("SELECT count(*) FROM detections").fetchone()
+        (counted,) = connection.execute("SELECT sum(n) FROM daily").fetchone()
+    assert rows == counted >= 4_000
+    assert copy.stat().st_size > PAGES * 4096
+
+
+def test_a_copy_for_which_there_is_no_room_is_not_begun(path: Path, clock: FakeClock) -> None:
+    """It would take the log's own room; what the copy did not get, nobody misses."""
+    log = LogStore(str(path))
+    log.record([detection(1)], DAWN)
+    log.close()
+    whole = path.stat().st_size
+    os.truncate(path, shutil.disk_usage(path.parent).free)  # takes no room: a hole
+    with pytest.raises(StoreError, match=r"a copy of .* wants .*: free some space"):
+        back_up(path, path.parent / "backups", 7, clock)
+    assert list((path.parent / "backups").iterdir()) == []
+    os.truncate(path, whole)
+    assert back_up(path, path.parent / "backups", 7, clock).exists()

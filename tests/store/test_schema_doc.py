@@ -50,11 +50,11 @@ LOG_ANSWERS: dict[str, list[tuple[Any, ...]]] = {
         ("Cyanistes caeruleus", "2026-05-02"),
     ],
     "At which hours a species calls in a month": [("06", 1), ("07", 1)],
-    "Who sings first each morning of a month (dawn chorus)": [
+    "Who sings first each morning of a week (dawn chorus)": [
         ("2026-05-01", "06:11:07", "Robin"),
         ("2026-05-02", "06:12:07", "Blue Tit"),
     ],
-    "Hours heard and lost, by cause": [
+    "Hours heard and lost in a month, by cause": [
         ("garden", "heard", "", 2.0),
         ("garden", "lost", "microphone", 0.5),
         ("pond", "heard", "", 0.5),
@@ -66,11 +66,13 @@ LOG_ANSWERS: dict[str, list[tuple[Any, ...]]] = {
     "The same bird heard by another station within ten seconds, on one day": [
         ("garden", "pond", "Parus major", 2.0)
     ],
-    "How long a detection takes from the bird to the log": [
+    "How long a detection took from the bird to the log in a week": [
         ("2026-05-01", 85_219.0, 86_460.0),
         ("2026-05-02", 0.0, 0.0),
     ],
-    "Where a clip exists, to listen to the doubtful ones first": [("Great Tit", 0.55, CLIP)],
+    "Where a clip of a week exists, to listen to the doubtful ones first": [
+        ("Great Tit", 0.55, CLIP)
+    ],
     "The newest pictures, with who was heard": [
         ("2026-05-01", "06:12:07", "Great Tit", 0.875, "2026-05-01/picture.png")
     ],

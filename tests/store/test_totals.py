@@ -18,7 +18,7 @@ from sqlalchemy import delete, select, update
 from fieldstation.clock import local
 from fieldstation.records import Detection
 from fieldstation.store.log_db import LogStore
-from fieldstation.store.log_tables import DAILY, DETECTIONS, NAMES, TOTALS
+from fieldstation.store.log_tables import DAILY, DETECTIONS, EVERYWHERE, NAMES, TOTALS
 from fieldstation.store.query import Filter, SpeciesCount, species
 from fieldstation.store.totals import EDGES, EVERYBODY, band_of, count_anew
 from tests.store.examples import DAWN, MINUTE, detection
@@ -45,7 +45,7 @@ def rows(log: LogStore, table: Any) -> list[dict[str, Any]]:
 def counted(log: LogStore) -> dict[str, dict[tuple[Any, ...], Any]]:
     """Return what the roll-ups should hold, from the rows alone."""
     groups: dict[str, dict[tuple[Any, ...], list[Any]]] = {
-        name: defaultdict(list) for name in ("daily", "totals", "names")
+        name: defaultdict(list) for name in ("daily", "totals", "everywhere", "names")
     }
     for row in rows(log, DETECTIONS):
         who, bird, date = row["station"], row["scientific_name"], row["started_local"][:10]
@@ -53,9 +53,12 @@ def counted(log: LogStore) -> dict[str, dict[tuple[Any, ...], Any]]:
         groups["daily"][who, date, bird].append(row)
         for key in ((date[:7], who), (date[:7], EVERYBODY), (date, EVERYBODY)):
             groups["totals"][(*key, bird, band)].append(row)
+        for length in (10, 13):
+            groups["everywhere"][row["started_local"][:length], bird].append(row)
         groups["names"][bird, row["common_name"]].append(row)
     return {
         "daily": {key: _sum(found) for key, found in groups["daily"].items()},
+        "everywhere": {key: _sum(found) for key, found in groups["everywhere"].items()},
         "totals": {
             key: (*_sum(found), max(row["received_at"] for row in found))
             for key, found in groups["totals"].items()
@@ -73,6 +76,10 @@ def kept(log: LogStore) -> dict[str, dict[tuple[Any, ...], Any]]:
         "daily": {
             (r["station"], r["local_date"], r["scientific_name"]): tuple(r[s] for s in sums)
             for r in rows(log, DAILY)
+        },
+        "everywhere": {
+            (r["span"], r["scientific_name"]): tuple(r[s] for s in sums)
+            for r in rows(log, EVERYWHERE)
         },
         "totals": {
             (r["span"], r["station"], r["scientific_name"], r["band"]): (
@@ -246,6 +253,7 @@ def test_counting_anew_says_the_same(heard: LogStore) -> None:
         connection.execute(update(TOTALS).values(n=7))
         connection.execute(delete(DAILY).where(DAILY.c.station == "pond"))
         connection.execute(update(NAMES).values(told_at=1))
+        connection.execute(update(DETECTIONS).values(local_date=None))
         count_anew(connection)
     assert kept(heard) == before
 
@@ -263,12 +271,20 @@ def test_a_migration_counts_what_was_there(heard: LogStore, log_url: str) -> Non
     before = kept(heard)
     with heard.database.write() as connection:
         config.attributes["connection"] = connection
-        for statement in ("DROP TABLE totals", "DROP TABLE names"):
-            connection.exec_driver_sql(statement)
+        for table in ("totals", "everywhere", "names"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
         for index in ("detections_day", "detections_station_day", "daily_date"):
             connection.exec_driver_sql(f"DROP INDEX {index}")
-        for index in ("coverage_long", "coverage_sums"):
+        for index in ("coverage_long", "coverage_station", "jobs_ended_at", "jobs_newest"):
             connection.exec_driver_sql(f"DROP INDEX {index}")
+        for index in ("started_at", "station", "species", "there"):
+            connection.exec_driver_sql(f"DROP INDEX images_{index}")
+        for column in ("started_at", "scientific_name"):
+            connection.exec_driver_sql(f"ALTER TABLE images DROP COLUMN {column}")
+        connection.exec_driver_sql("CREATE INDEX images_made_at ON images (made_at)")
+        connection.exec_driver_sql("DROP VIEW detection_view")
+        connection.exec_driver_sql("ALTER TABLE detections DROP COLUMN local_date")
+        connection.exec_driver_sql("CREATE VIEW detection_view AS SELECT 1 AS one")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'log_0003'")
-        command.upgrade(config, "log_0004")
+        command.upgrade(config, SCHEMA.head)
     assert kept(heard) == before
