@@ -222,6 +222,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     add("--images-seen", type=int, metavar="N", help="train until then (default: the profile's)")
     add("--pretrain-images", type=int, metavar="N", help="of them, the other species' first")
+    add("--half-images", type=int, metavar="N", help="of them, the first at half their side")
     add("--time-limit", type=float, metavar="S", help="stop, saved, after this long; 0: export")
     split = generator.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, default=0, help="calls left out (default: %(default)s)")
@@ -269,6 +270,7 @@ def _fit_generator(options: argparse.Namespace) -> int:
         changes=tuple(options.change),
         images_seen=options.images_seen,
         pretrain_images=options.pretrain_images,
+        half_images=options.half_images,
         fold=fold,
         tiers=tuple(options.tiers.split(",")) if options.tiers else None,
         batch_size=options.batch_size,

@@ -94,6 +94,7 @@ def generator_step(order: WholeOrder, encoder: Bundle) -> Bundle:
         "changes": wanted.changes,
         "images_seen": wanted.images_seen,
         "pretrain_images": wanted.pretrain_images,
+        "half_images": wanted.half_images,
         "fold": wanted.fold,
         "batch_size": wanted.batch_size,
         "learning_rate": wanted.learning_rate,

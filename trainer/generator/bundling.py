@@ -28,7 +28,7 @@ N_GOLDEN = 2
 GOLDEN_SEED = 1
 CARD = (
     *("profile", "size", "condition", "fold", "seed", "images_seen", "pretrain_images"),
-    *("batch_size", "learning_rate", "precision", "seconds", "n_weights", "device"),
+    *("half_images", "batch_size", "learning_rate", "precision", "seconds", "n_weights", "device"),
     *("encoder_id", "images", "calls", "versions", "shuffled", "changes"),
 )
 """What the card repeats of a training's result"""

@@ -77,6 +77,8 @@ class GeneratorOrder:
     """None: as the profile says"""
     pretrain_images: int | None = None
     """None: the profile's share, or what the checkpoint was begun with"""
+    half_images: int | None = None
+    """Likewise: of all, the first ones, seen at half their side"""
     fold: int | None = 0
     tiers: tuple[str, ...] | None = None
     batch_size: int | None = None
@@ -204,15 +206,18 @@ def set_up(order: GeneratorOrder, profile: Profile, encoder_id: str, lessons: Le
 def plan_of(order: GeneratorOrder, profile: Profile) -> Plan:
     """Return how long an order trains; where it goes on, as its checkpoint was begun."""
     images_seen = order.images_seen or profile.images_seen
-    pretrain = order.pretrain_images
+    shares = {"pretrain_images": profile.pretrain_share, "half_images": profile.half_share}
+    begun_with = {name: round(share * images_seen) for name, share in shares.items()}
     kept = order.folder / "plan.json"
-    if pretrain is None and order.resume and kept.is_file():
-        pretrain = json.loads(kept.read_text(encoding="utf-8"))["pretrain_images"]
+    if order.resume and kept.is_file():
+        # Of a training from before there were halves, none were.
+        begun_with |= {"half_images": 0} | json.loads(kept.read_text(encoding="utf-8"))
+    asked = {name: getattr(order, name) for name in shares}
+    chosen = begun_with | {name: n for name, n in asked.items() if n is not None}
     return Plan(
         images_seen=images_seen,
-        pretrain_images=round(profile.pretrain_share * images_seen)
-        if pretrain is None
-        else pretrain,
+        pretrain_images=chosen["pretrain_images"],
+        half_images=chosen["half_images"],
         batch_size=order.batch_size or profile.batch_size,
         learning_rate=order.learning_rate or profile.learning_rate,
         seed=order.seed,
@@ -274,7 +279,8 @@ def start_or_resume(
         raise OrderError(
             f"{training.folder} holds a checkpoint: add --resume to go on, or give another --run"
         )
-    begun = {"pretrain_images": training.plan.pretrain_images}
+    plan = training.plan
+    begun = {"pretrain_images": plan.pretrain_images, "half_images": plan.half_images}
     (training.folder / "plan.json").write_text(json.dumps(begun) + "\n", "utf-8")
     if exists:
         return load_checkpoint(training)
@@ -329,6 +335,7 @@ def describe_result(
         **training.identity,
         "images_seen": progress.images_seen,
         "pretrain_images": min(plan.pretrain_images, progress.images_seen),
+        "half_images": min(plan.half_images, progress.images_seen),
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
         "learning_rate": plan.learning_rate,

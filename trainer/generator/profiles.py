@@ -43,6 +43,8 @@ class Profile:
     """A species with n photographs is drawn n^power times as often as one with one"""
     pretrain_share: float
     """Of all images, seen before the garden's own"""
+    half_share: float
+    """Of all images, at the beginning, seen at half their side"""
     average_width: float
     """Of the weights' power-function average, as a share of the training"""
     solver: str
@@ -89,6 +91,7 @@ PROFILES = {
         null_share=0.1,
         class_power=1.0,
         pretrain_share=0.0,
+        half_share=0.0,
         average_width=0.05,
         solver="ancestral",
         n_steps=1000,
@@ -112,6 +115,7 @@ PROFILES = {
         null_share=0.15,
         class_power=0.5,
         pretrain_share=0.4,
+        half_share=0.7,
         average_width=0.05,
         solver="dpmpp_2m",
         n_steps=16,

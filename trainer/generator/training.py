@@ -95,6 +95,20 @@ class Plan:
     """Images; on a GPU they pass in seconds"""
     keeps: bool = False
     """Keep the average as it was at each measurement: a long training may grow worse"""
+    half_images: int = 0
+    """Of all, the first ones: seen at half the side, twice as many at a step"""
+
+    def batch_at(self, images_seen: int) -> int:
+        """Return how many images the step after so many takes."""
+        return self.batch_size * (2 if self.is_half_at(images_seen) else 1)
+
+    def is_half_at(self, images_seen: int) -> bool:
+        """Return whether images are seen at half their side after so many.
+
+        A U-Net of convolutions takes any side, and what a bird looks like is learnt three times as
+        fast where it is small (docs/experiments.md).
+        """
+        return images_seen < self.half_images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,10 +154,11 @@ def train(training: Training, progress: Progress) -> Progress:
             progress.loss += take_step(training, progress)
             progress.n_losses += 1
             progress.step += 1
-            progress.images_seen += plan.batch_size
+            n_images = plan.batch_at(progress.images_seen)
+            progress.images_seen += n_images
             now = time.monotonic()
             progress.seconds, since = progress.seconds + now - since, now
-            bar.update(plan.batch_size)
+            bar.update(n_images)
             report(training, progress)
             if now - saved_at > CHECKPOINT_EVERY_S:
                 save_in_passing(training, progress)
@@ -161,11 +176,10 @@ def take_step(training: Training, progress: Progress) -> float | Tensor:
     chance = np.random.default_rng((plan.seed, progress.step))
     torch.manual_seed(int(chance.integers(2**62)))  # dropout's, and all of a GPU's
     set_rate(training, progress.images_seen)
-    group = group_at(training, progress.images_seen)
     if training.shelf is None:
-        loss = batch_loss(training, group, chance)
+        loss = batch_loss(training, progress.images_seen, chance)
     else:
-        loss = batch_loss_on(training, training.shelf, group)
+        loss = batch_loss_on(training, training.shelf, progress.images_seen)
     training.optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(training.generator.parameters(), 1.0)
@@ -178,15 +192,18 @@ def take_step(training: Training, progress: Progress) -> float | Tensor:
     return float(loss.detach()) if training.shelf is None else loss.detach().double()
 
 
-def batch_loss(training: Training, group: str, chance: np.random.Generator) -> Tensor:
-    """Return the mean loss of one batch of a group of photographs."""
+def batch_loss(training: Training, images_seen: int, chance: np.random.Generator) -> Tensor:
+    """Return the mean loss of the batch that comes after so many images."""
     lessons, profile, device = training.lessons, training.profile, training.device
-    drawn = draw(lessons, profile, group, training.plan.batch_size, chance)
+    group, plan = group_at(training, images_seen), training.plan
+    drawn = draw(lessons, profile, group, plan.batch_at(images_seen), chance)
     images = mirrored(torch.from_numpy(pixels_of(lessons, drawn.image)), chance)
     augment = None
     if profile.augmentation is not None:
         images, augment = augmented(images, profile.augmentation, chance)
         augment = augment.to(device)
+    if plan.is_half_at(images_seen):
+        images = nn.functional.avg_pool2d(images, 2)
     denoiser = training.generator.denoiser
     sigma = torch.from_numpy(denoiser.diffusion.draw_sigma(len(images), chance)).float()
     noise = torch.from_numpy(chance.standard_normal(images.shape, np.float32))
@@ -199,15 +216,19 @@ def batch_loss(training: Training, group: str, chance: np.random.Generator) -> T
     return losses.mean()
 
 
-def batch_loss_on(training: Training, shelf: Shelf, group: str) -> Tensor:
-    """Return the mean loss of one batch that a GPU draws."""
-    batch = drawn_on(shelf, training.profile, group, training.plan.batch_size)
+def batch_loss_on(training: Training, shelf: Shelf, images_seen: int) -> Tensor:
+    """Return the mean loss of the batch that a GPU draws after so many images."""
+    group, plan = group_at(training, images_seen), training.plan
+    batch = drawn_on(shelf, training.profile, group, plan.batch_at(images_seen))
+    images = batch.images
+    if plan.is_half_at(images_seen):
+        images = nn.functional.avg_pool2d(images, 2)
     denoiser = training.generator.denoiser
-    sigma = denoiser.diffusion.draw_sigma_on(len(batch.images), training.device)
+    sigma = denoiser.diffusion.draw_sigma_on(len(images), training.device)
     condition = training.generator.mixed(batch.species, batch.is_row, batch.rows)
-    noise = torch.randn_like(batch.images)
+    noise = torch.randn_like(images)
     with autocast(training.device, training.precision):
-        losses = loss_of(denoiser, batch.images, sigma, noise, condition, batch.augment)
+        losses = loss_of(denoiser, images, sigma, noise, condition, batch.augment)
     return losses.mean()
 
 
@@ -233,7 +254,7 @@ def take_gradients(training: Training) -> None:
     """Run a batch forward and backward, and wait for it."""
     if training.shelf is None:
         raise ValueError("only a GPU's network is compiled")
-    batch_loss_on(training, training.shelf, GARDEN).backward()  # type: ignore[no-untyped-call]
+    batch_loss_on(training, training.shelf, training.plan.images_seen).backward()  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
 
 
@@ -287,6 +308,7 @@ def report(training: Training, progress: Progress) -> None:
         "seconds": round(progress.seconds, 1),
         "loss": float(progress.loss) / max(1, progress.n_losses),
         "group": group_at(training, progress.images_seen - 1),
+        "is_half": training.plan.is_half_at(progress.images_seen - 1),
         "learning_rate": training.optimiser.param_groups[0]["lr"],
     }
     if judging:
@@ -334,6 +356,7 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
     state: dict[str, Any] = {
         "identity": dict(training.identity),
         "pretrain_images": training.plan.pretrain_images,
+        "half_images": training.plan.half_images,
         "generator": training.generator.state_dict(),
         "average": training.average.state_dict(),
         "optimiser": training.optimiser.state_dict(),
@@ -420,7 +443,8 @@ def _images_seen(line: str) -> float:
 
 def _passed(progress: Progress, plan: Plan, every: int) -> bool:
     """Return whether the last step passed a multiple of `every`."""
-    return progress.images_seen // every > (progress.images_seen - plan.batch_size) // every
+    n_last = plan.batch_at(progress.images_seen - plan.batch_size)
+    return progress.images_seen // every > (progress.images_seen - n_last) // every
 
 
 def _bar(plan: Plan, progress: Progress) -> Any:

@@ -94,6 +94,25 @@ def test_a_broken_off_training_ends_where_an_unbroken_one_does(
     assert not np.array_equal(weights(whole.average), weights(whole.generator))
 
 
+def test_the_first_images_are_seen_small_and_twice_as_many(
+    given: Lessons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the side at first, then all of it: what the network is given says so."""
+    plan = replace(PLAN, images_seen=40, half_images=32)
+    of = training(given, tmp_path, plan)
+    sides = []
+    forward = of.generator.denoiser.forward
+
+    def noted(x: torch.Tensor, *rest: object) -> torch.Tensor:
+        sides.append(tuple(x.shape))
+        return forward(x, *rest)
+
+    monkeypatch.setattr(of.generator.denoiser, "forward", noted)
+    progress = train(of, Progress())
+    assert sides == [(16, 3, 32, 32), (16, 3, 32, 32), (8, 3, 64, 64)]
+    assert (progress.images_seen, progress.step) == (40, 3)
+
+
 def test_a_training_whose_time_is_over_is_saved(given: Lessons, tmp_path: Path) -> None:
     """No time at all takes no step; what was there stays there."""
     one = training(given, tmp_path / "run", replace(PLAN, time_limit_s=0.0))
