@@ -27,7 +27,7 @@ from trainer.data.windows import WindowGrid, WindowSet, active_windows
 from trainer.encoder.judging import activate
 from trainer.encoder.running import cpu_session
 
-FORMAT = 2
+FORMAT = 3
 """Part of the cache's key: raise it when a variant is made in another way"""
 N_VALUES = 512
 """Of a condition"""
