@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from fieldstation.clock import Clock
@@ -28,13 +28,16 @@ class Supervisor:
         self._clock = clock
         self._notifier = notifier
         self._stages: list[StageThread] = []
-        self._asked = threading.Event()
+        self._asked = False
+        # No Event: a signal's handler runs in the midst of the main thread's wait, and would wait
+        # for ever for the lock that this wait holds. A SimpleQueue takes an item even then.
+        self._requests: SimpleQueue[int] = SimpleQueue()
         self._late: set[str] = set()
 
     @property
     def asked_to_stop(self) -> bool:
         """Return whether a signal asked for the end."""
-        return self._asked.is_set()
+        return self._asked
 
     @property
     def failure(self) -> BaseException | None:
@@ -61,7 +64,7 @@ class Supervisor:
         Raises:
             BaseException: what a stage failed with.
         """
-        while not self._asked.wait(TICK_S):
+        while not self._is_asked_within(TICK_S):
             done = is_done()
             self.look()
             if self.failure is not None:  # asked last: what ended may have ended badly
@@ -85,7 +88,15 @@ class Supervisor:
         """Return the stages that hang, for health."""
         return sorted(self._late)
 
+    def _is_asked_within(self, seconds: float) -> bool:
+        try:
+            self._requests.get(timeout=seconds)
+        except Empty:
+            return self._asked
+        return True
+
     def _ask(self, number: int, _: FrameType | None) -> None:
-        if self._asked.is_set() and number == signal.SIGINT:
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked.set()
+        self._asked = True
+        self._requests.put(number)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import pytest
 
@@ -78,3 +82,49 @@ def test_a_stage_that_does_not_stop_is_told() -> None:
     assert not stage.stop(timeout_s=0.05)
     gate.set()
     assert stage.stop()
+
+
+@contextmanager
+def signalled_at(step: int) -> Iterator[list[str]]:
+    """Send SIGTERM to this process before the line of that number; give the lines that were run."""
+    lines: list[str] = []
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        if event == "line":
+            lines.append(frame.f_code.co_name)
+            if len(lines) == step:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield lines
+    finally:
+        sys.settrace(None)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Give a test's signals back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.usefixtures("own_signals")
+def test_a_signal_is_heard_wherever_the_main_thread_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst of its wait, too, whose locks it may hold: one comes at each step in turn."""
+    monkeypatch.setattr("fieldstation.supervisor.TICK_S", 0.001)
+    step = 1
+    while True:
+        supervisor, n_turns = Supervisor(FakeClock(), Feeds()), iter(range(9))
+        supervisor.take_signals()
+        with signalled_at(step) as lines:
+            supervisor.watch(lambda turns=n_turns: next(turns) == 2)  # type: ignore[misc]
+        if len(lines) < step:
+            break
+        assert supervisor.asked_to_stop
+        step += 1
+    assert step > 10
