@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import subprocess
@@ -74,6 +75,7 @@ def here(state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     For what starts neither threads nor processes: a refusal, a question, a replay.
     """
     monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setattr(faulthandler, "enable", lambda *_: None)  # pytest has its own
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         words = [*map(str, arguments), "--state", str(state)]

@@ -82,7 +82,7 @@ def _shown(name: str, value: object) -> str:
 
 
 def _words(name: str) -> str:
-    return name.strip("_").replace("_", " ")
+    return name.strip("_").replace("_s_", "'s ").replace("_", " ")
 
 
 def _number(value: object) -> str:

@@ -162,12 +162,12 @@ def test_whatever_becomes_of_the_broker_everything_arrives_once(
             n_logged = check_all(scene, player, heard)
     counts(
         made=f"the broker {', then '.join(FAULTS[name][1] for name in names.split())}"
-        + (f", for {HOLD_S:.0f} s each" if long else ""),
+        + (f", for {HOLD_S:.0f} s" if long else ""),
         promised="detections go on; after its return each is in the log once",
         calls_played=len(player.calls),
         written_meanwhile=n_during,
         in_the_log=n_logged,
-        messages_heard=len(heard.detections()),
+        messages_heard_with_repeats=len(heard.detections()),
         connections=len(scene.proxy.attempts),
         all_in_the_log_after_s=" and ".join(f"{s:.0f}" for s in back_s),
     )

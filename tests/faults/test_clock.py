@@ -116,8 +116,8 @@ def test_a_clock_that_is_set_changes_no_order_and_no_duration(
     counts(
         made=f"the clock set {len(offsets)} times: from 1970, by hours both ways, over summer time",
         promised="every call once and in order, no negative or doubled interval, sums add up",
-        calls_played=n,
-        in_the_log=len(rows),
+        calls_played=len(species),
+        rows_in_the_log=len(rows),
         calls_cut_in_two_by_a_step=len(rows) - len(species),
         told_as_heard_s=sums["heard"],
         really_s=lived_s,

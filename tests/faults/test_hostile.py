@@ -296,7 +296,7 @@ def test_station_hub_and_watcher_live_on_under_fuzz(
         messages=n_taken,
         calls_in_each_log=n_played,
         **{f"rows_in_{table}": number for table, number in rows.items()},
-        **{f"rows_in_{table}_of_the_hub": number for table, number in hub_rows.items()},
+        **{f"rows_in_the_hub_s_{table}": number for table, number in hub_rows.items()},
         lines_in_the_journal=len(station.said().splitlines()),
         memory_before_mb=before_kb / 1024,
         memory_after_mb=most_kb / 1024,

@@ -34,8 +34,6 @@ US_PER_S = 1_000_000
 FILE_NAME, FILE_BEGAN_S = "20260501_040000.wav", 1_777_608_000.0
 """A recorder's name of a file, and the instant that it tells"""
 HOUR_S = 3_600
-SILENCE_S = 1.0
-"""Before and after what is played; live, the microphone is silent before and after that"""
 QUERY = "SELECT event_id, scientific_name, started_at FROM detections ORDER BY started_at"
 CAPTURE = """
 import sys
@@ -197,11 +195,15 @@ def wait_until(so: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def recording(samples: np.ndarray, file: Path, rate: int = RATE) -> Path:
-    """Write samples between silences, in which every event begins and closes."""
+def recording(samples: np.ndarray, file: Path, rate: int = RATE, after_s: int = 1) -> Path:
+    """Write samples between silences, in which every event begins and closes.
+
+    Args:
+        after_s: longer than a window, so that the last event is told before the end.
+    """
     file.parent.mkdir(exist_ok=True)
-    silence = np.zeros(round(SILENCE_S * rate), np.float32)
-    soundfile.write(file, np.concatenate([silence, samples, silence]), rate)
+    before, after = np.zeros(rate, np.float32), np.zeros(after_s * rate, np.float32)
+    soundfile.write(file, np.concatenate([before, samples, after]), rate)
     return file
 
 
@@ -250,8 +252,8 @@ def test_the_demo_is_heard_as_from_its_file(server: SoundServer, tmp_path: Path)
     folder = tmp_path / "files"
     for quarter in range(4):
         late = np.zeros(round(quarter * hop_s / 4 * rate), np.float32)
-        name = FILE_NAME.replace("_04", f"_0{4 + quarter}")
-        recording(np.concatenate([late, samples]), folder / name, rate)
+        name = FILE_NAME.replace("_04", f"_{4 + quarter:02}")
+        recording(np.concatenate([late, samples]), folder / name, rate, after_s=4)
     heard = hear_file(tmp_path / "station", bundle.path, folder)
     assert heard[0].started_s < FILE_BEGAN_S + HOUR_S, "not in the first file"
     live = hear_microphone(server, tmp_path / "live", bundle.path, folder / FILE_NAME, n_expected=1)
