@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 HEAD = "| fault | promised | seen | in CI's short form | command |\n|---|---|---|---|---|"
-NOT_IN_CI = "–"
+NOTHING = "–"
 LONG = " --long"
 SECTIONS = {
     "test_played.py": "No fault",
@@ -35,16 +35,17 @@ Entry = dict[str, Any]
 
 def page(long: Iterable[str], short: Iterable[str] = ()) -> str:
     """Return Markdown tables of JSON lines, one a section; of one command the last counts."""
-    in_ci = _newest(short)
+    in_long, in_ci = _newest(long), _newest(short)
     rows: dict[str, list[str]] = {title: [] for title in SECTIONS.values()}
-    for command, entry in _newest(long).items():
-        rows[_section(command)].append(_row(entry, in_ci))
+    for test in in_long | in_ci:
+        rows[_section(test)].append(_row(in_long.get(test), in_ci.get(test)))
     return "\n".join(f"## {title}\n\n{_table(made)}\n" for title, made in rows.items() if made)
 
 
 def _newest(lines: Iterable[str]) -> dict[str, Entry]:
+    """Return the last counts of each test, by the command of its short form."""
     entries = [json.loads(line) for line in lines]
-    return {entry["command"]: entry for entry in entries}
+    return {entry["command"].removesuffix(LONG): entry for entry in entries}
 
 
 def _section(command: str) -> str:
@@ -55,19 +56,15 @@ def _table(rows: list[str]) -> str:
     return "\n".join([HEAD, *rows])
 
 
-def _row(entry: Entry, in_ci: Mapping[str, Entry]) -> str:
-    short = in_ci.get(entry["command"].removesuffix(LONG))
-    cells = (
-        entry["made"],
-        entry["promised"],
-        _seen(entry),
-        _seen(short) if short else NOT_IN_CI,
-        f"`{entry['command']}`",
-    )
-    return f"| {' | '.join(cells)} |"
+def _row(long: Entry | None, short: Entry | None) -> str:
+    entry = long or short or {}
+    told = (entry["made"], entry["promised"], _seen(long), _seen(short))
+    return f"| {' | '.join(told)} | `{entry['command']}` |"
 
 
-def _seen(entry: Entry) -> str:
+def _seen(entry: Entry | None) -> str:
+    if entry is None:
+        return NOTHING
     return ", ".join(_shown(name, value) for name, value in entry["seen"].items())
 
 

@@ -274,7 +274,7 @@ def test_databases_that_are_taken_or_damaged_come_back(
     counts(
         made="station.db removed, replaced, a page of it and of log.db overwritten while it hears",
         promised="back by itself, told; what one page lost comes from the other database",
-        times_each=rounds,
+        rounds=rounds,
         calls_played=len(played),
         of_them_in_the_log=len(played & set(found)),
     )
@@ -310,7 +310,7 @@ def test_a_torn_or_damaged_database_starts_again(
     counts(
         made="SIGKILL, then station.db's WAL cut in a page, or a page overwritten",
         promised="starts unasked, keeps every whole row, doubles nothing",
-        times_each=rounds,
+        rounds=rounds,
         calls_played=len(player.calls),
         in_the_log=len(found),
     )

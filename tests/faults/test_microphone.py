@@ -186,7 +186,7 @@ def test_a_microphone_that_goes_comes_back_unasked(
     counts(
         made=f"the microphone pulled for {away_s:g} s and put back, late by {LATE_S} s, zeros",
         promised="heard within 5 s of its return; what is late is not lost; zeros are `dead`",
-        times_pulled=n_pulled,
+        pulls=n_pulled,
         longest_until_heard_again_s=max(back),
         late_calls=len(late),
         late_calls_missed=len(set(late) - set(found)),
