@@ -143,6 +143,11 @@ class Bench:
     """Real monotonic second at which somebody wants the report"""
     _sampled_s: float = 0.0
 
+    @property
+    def arrivals(self) -> Path:
+        """Return where a subscriber writes what it is told, and when."""
+        return self.station.folder / "arrivals"
+
     def listen_to_signals(self, longest_s: float) -> None:
         """Let SIGINT, SIGTERM or the end of so many real seconds interrupt the soak."""
         self.stop_at = time.monotonic() + longest_s
@@ -163,6 +168,14 @@ class Bench:
         self.player.workers.watch("station", self.station.process.pid)
         self.player.play_to(self.station.take_pipe())
         self.lives.append(Life(began_s, self.now.elapsed_s, ready_s))
+
+    def stop(self) -> None:
+        """Stop the station as systemd does; time passes as in reality meanwhile."""
+        asked_s = self.now.elapsed_s
+        self.player.is_ending = True
+        if (code := self.station.stop()) != 0:
+            self.faulted_by_itself.append(f"asked to stop at {asked_s:.0f} s: exit {code}")
+        self.player.is_ending = False
 
     def wait_until(self, elapsed_s: float) -> None:
         """Let time pass; look after the station meanwhile."""
@@ -187,6 +200,19 @@ class Bench:
         life.ended_s, life.how = self.now.elapsed_s, how
         life.code = self.station.process.returncode
         self.committed |= committed(self.station)
+
+    def played(self) -> Played:
+        """Return what was played and done, for whoever compares."""
+        return Played(
+            self.now.began_at,
+            self.player.tape.calls,
+            self.player.played_at,
+            self.wall_offsets,
+            self.faults,
+            self.lives,
+            self.samples,
+            self.committed,
+        )
 
     def _see_that_it_lives(self) -> None:
         process = self.station.process
@@ -250,8 +276,8 @@ def restart(bench: Bench, kind: str, duration_s: float) -> None:
     """End the process, by force or as systemd does; start it after a time."""
     if kind == "killed":
         bench.station.kill()
-    elif (code := bench.station.stop()) != 0:
-        bench.faulted_by_itself.append(f"a stop at {bench.now.elapsed_s:.0f} s: exit {code}")
+    else:
+        bench.stop()
     bench.end_life(kind)
     bench.player.pace = DOWN_PACE
     bench.wait(duration_s)
@@ -352,10 +378,8 @@ def settle(bench: Bench) -> None:
         if fault.ended_s is None:
             fault.ended_s = bench.now.elapsed_s
     bench.wait(AFTER_START_S)
-    bench.player.pace = 1.0
     bench.lives[-1].asked_to_end_s = bench.now.elapsed_s
-    if (code := bench.station.stop()) != 0:
-        bench.faulted_by_itself.append(f"the last stop: exit {code}")
+    bench.stop()
     bench.end_life("end")
 
 
@@ -452,23 +476,14 @@ def run(bench: Bench, due: Iterable[Due]) -> dict[str, Any]:
     """Soak and look at what came of it."""
     bench.progress = Progress(bench)
     began = time.time()
-    arrivals = bench.station.folder / "arrivals"
+    arrivals = bench.arrivals
     start_broker(bench)
     with subscriber(bench.broker, arrivals):
         was_whole = soak(bench, due)
         soaked_s, lasted_s = bench.now.elapsed_s, time.time() - began
         settle(bench)
     bench.player.end()
-    played = Played(
-        bench.now.began_at,
-        bench.player.tape.calls,
-        bench.player.played_at,
-        bench.wall_offsets,
-        bench.faults,
-        bench.lives,
-        bench.samples,
-        bench.committed,
-    )
+    played = bench.played()
     with (bench.station.folder / "played.json").open("w", encoding="utf-8") as file:
         json.dump({**asdict(played), "committed": sorted(bench.committed)}, file)
     seen = look_at(played, bench.station.state, arrivals)

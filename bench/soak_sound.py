@@ -29,6 +29,7 @@ from fieldstation.records import LabelKind, Samples, Window
 SOUND_S = 3.0
 STEP_S = 1.0
 """Between the cuts that are tried"""
+STEP_OF_TIME_S = 0.05
 N_OFFSETS = 12
 """Ways in which the windows may fall that are tried"""
 SURE = 0.08
@@ -252,6 +253,8 @@ class Player:
         self.workers = Workers()
         self.pace = 1.0
         """Simulated seconds a real one while nobody listens"""
+        self.is_ending = False
+        """Whether who listens was told to stop, and hears no more: time passes as in reality"""
         self.is_unplugged = False
         self.is_silent = False
         self.played_at: list[float] = []
@@ -288,14 +291,23 @@ class Player:
 
     def _play(self) -> None:
         while not self._ended.is_set():
+            block = self.tape.block()
             began = time.monotonic()
-            self._step()
+            self._pass_time(began)
+            self._give(block)
             self._wait(began)
 
-    def _step(self) -> None:
-        block = self.tape.block()
+    def _pass_time(self, began: float) -> None:
+        """Let a block's time pass; as in reality, if so it is to be, in small steps."""
+        is_real = self.is_ending or (self._pipe is None and self.pace <= 1.0)
+        n = round(BLOCK_S / STEP_OF_TIME_S) if is_real else 1
+        for step in range(n):
+            self._now.advance(BLOCK_S / n)
+            if is_real:
+                time.sleep(max(0.0, began + (step + 1) * BLOCK_S / n - time.monotonic()))
+
+    def _give(self, block: NDArray[np.int16]) -> None:
         self.played_at.append(time.time())
-        self._now.advance(BLOCK_S)
         with self._lock:
             if self._pipe is None or self.is_unplugged or self.is_silent:
                 self.tape.spoil()
@@ -316,7 +328,7 @@ class Player:
             self._lose()
 
     def _wait(self, began: float) -> None:
-        while (waited_s := time.monotonic() - began) < BLOCK_S:
+        while (waited_s := time.monotonic() - began) < BLOCK_S and not self.is_ending:
             with self._lock:
                 is_heard = self._pipe is not None and not self.is_unplugged
             is_taken = is_heard and self._now.get("n_taken") >= self._n_given
@@ -324,7 +336,7 @@ class Player:
             if waited_s >= least_s and is_taken == is_heard and self._all_had_their_turn():
                 return
             time.sleep(LOOK_S)
-        self.n_real += self._pipe is not None
+        self.n_real += self._pipe is not None and not self.is_ending
 
     def _all_had_their_turn(self) -> bool:
         if self._now.elapsed_s < self._turned_s + TURN_S:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,13 +15,17 @@ import pytest
 
 from bench import soak
 from bench.simulated import SimulatedTime
+from bench.soak_checks import look_at
 from bench.soak_sound import Judge, Tape, choose
 from fieldstation.bundle import find_bundle, load_bundle
 from fieldstation.demo import RECORDING
 from tests.faults.disk import cannot_mount
 from tests.faults.readers import needs_strangers
 
-pytestmark = needs_strangers
+pytestmark = [
+    needs_strangers,
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc"),
+]
 WAITS = """
 import select, socket, threading, time
 one, other = socket.socketpair()
@@ -43,6 +49,22 @@ for wait in (
 """
 ALL = tuple(soak.A_DAY)
 LASTS_S = 75.0
+
+
+def harm(state: Path) -> None:
+    """Take a call out of the log, double another, lose an interval and a clip."""
+    with sqlite3.connect(state / "log.db") as log:
+        columns = [row[1] for row in log.execute("PRAGMA table_info(detections)")]
+        kept = ", ".join("'another'" if name == "event_id" else name for name in columns)
+        ids = [row[0] for row in log.execute("SELECT event_id FROM detections ORDER BY sequence")]
+        log.execute("DELETE FROM detections WHERE event_id = ?", (ids[0],))
+        log.execute(
+            f"INSERT INTO detections SELECT {kept} FROM detections WHERE event_id = ?", (ids[-2],)
+        )
+        log.execute(
+            "DELETE FROM coverage WHERE started_at = (SELECT max(started_at) FROM coverage)"
+        )
+    next(path for path in (state / "clips").rglob("*") if path.is_file()).unlink()
 
 
 def test_a_wait_ends_by_simulated_time(tmp_path: Path) -> None:
@@ -73,7 +95,7 @@ def test_without_a_time_of_its_own_a_process_has_ours(tmp_path: Path) -> None:
     assert abs(monotonic - time.monotonic()) < 5
 
 
-@pytest.mark.timeout(300)  # it waits for a busy machine, as a day cannot
+@pytest.mark.timeout(900)  # it waits for a busy machine, as a day cannot
 @pytest.mark.skipif(bool(cannot_mount()), reason=cannot_mount())
 def test_a_soaked_station_keeps_its_promises(tmp_path: Path, long: bool) -> None:
     """After a kill, or each fault once: log, ledger and what was played agree."""
@@ -85,6 +107,16 @@ def test_a_soaked_station_keeps_its_promises(tmp_path: Path, long: bool) -> None
     with ExitStack() as open_things:
         bench = soak.set_up(open_things, tmp_path, bundle, soak.DEMO_THRESHOLD, tape, ends_s)
         seen = soak.run(bench, due)
+        harm(bench.station.state)
+        complaints = look_at(bench.played(), bench.station.state, bench.arrivals)["failures"]
     assert seen["failures"] == []
     assert sum(seen["faults"].values()) == len(due)
     assert seen["calls"]["undisturbed_in_the_log_once"] > 0
+    assert [complaint.partition(":")[0] for complaint in complaints] == [
+        "1 intervals differ between station.db and the log",
+        "1 calls undisturbed, and neither in the log nor in the ledger",
+        "1 calls undisturbed, and twice in the log",
+        "committed events missing in the log",
+        "events in the log that were never committed",
+        "1 clips are only told or only there",
+    ]
