@@ -1,6 +1,7 @@
 """How many rows a second reach a log through a real broker and the real logger process.
 
     python -m bench.ingest                                   # SQLite, a new file
+    python -m bench.ingest --postgresql                      # a server of its own, with fsync
     python -m bench.ingest --database postgresql://user@host/empty
     python -m bench.ingest --database big.db                 # into a log that is there
 
@@ -16,8 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import signal
 import socket
+import sqlite3
+import statistics
 import struct
 import subprocess
 import sys
@@ -26,6 +30,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from uuid import UUID
 
@@ -34,15 +39,17 @@ from sqlalchemy import func, select
 from bench.store import START, detection
 from fieldstation.mqtt.messages import detection_message
 from fieldstation.records import Detection, Message
+from fieldstation.store.database import file_of
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.log_tables import DAILY
 from tests.mosquitto import Mosquitto
+from tests.postgres import find_programs, run_server
 
 N_ROWS = 50_000
 N_STATIONS = 100
 LOOK_S = 0.1
 PATIENCE_S = 300.0
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "ingest.json"
 
 
 def messages(first: int, n: int) -> list[Message]:
@@ -162,7 +169,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(url: str, folder: Path, n_rows: int) -> dict[str, object]:
+def measure(url: str, folder: Path, n_rows: int) -> dict[str, float]:
     """Run the broker, the logger and the publisher."""
     broker = Mosquitto(folder)
     broker.start()
@@ -173,6 +180,9 @@ def measure(url: str, folder: Path, n_rows: int) -> dict[str, object]:
     try:
         with logger(broker.port, url, folder / "hub") as process:
             wire = Wire(broker.port)
+            while counted(log) == before:  # until it is subscribed too
+                wire.publish(live[:1])
+                time.sleep(LOOK_S)
             wire.publish(live[:500])
             wait_for(log, before + 500)
             busy, began = cpu_s(process.pid), time.monotonic()
@@ -199,17 +209,56 @@ def measure(url: str, folder: Path, n_rows: int) -> dict[str, object]:
     }
 
 
+def middle(runs: list[dict[str, float]]) -> dict[str, object]:
+    """Return the median of each figure, and every run's first."""
+    found: dict[str, object] = {
+        name: statistics.median(run[name] for run in runs) for name in runs[0]
+    }
+    return found | {"rows_per_s_of_each_run": [run["rows_per_s"] for run in runs]}
+
+
+@contextmanager
+def database(arguments: argparse.Namespace, folder: str) -> Iterator[str]:
+    """Give the url of the log to fill."""
+    if not arguments.postgresql:
+        yield arguments.database or f"sqlite:///{folder}/log.db"
+        return
+    programs = find_programs()
+    assert programs is not None, "PostgreSQL is not installed: apt install postgresql"
+    with run_server(programs, fsync="on") as url:
+        yield url
+
+
 def main() -> None:
     """Measure, print and write one entry for each kind of database."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", help="url of a log; default: a temporary SQLite file")
+    parser.add_argument("--postgresql", action="store_true", help="a new server of its own")
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="disk to measure; default: the temporary one")
     parser.add_argument("--rows", type=int, default=N_ROWS)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        url = arguments.database or f"sqlite:///{name}/log.db"
-        found = measure(url, Path(name), arguments.rows)
+    load, runs = os.getloadavg()[0], []
+    for _ in range(arguments.runs):
+        with (
+            tempfile.TemporaryDirectory(dir=arguments.folder) as name,
+            database(arguments, name) as url,
+        ):
+            runs.append(measure(url, Path(name), arguments.rows))
+            kind = "sqlite" if file_of(url) else "postgresql"
+            print(json.dumps(runs[-1]), flush=True)
+    found = {
+        "command": " ".join(["python -m bench.ingest", *sys.argv[1:]]),
+        "date": f"{date.today()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "load_average": round(load, 1),
+        "has_precedence": os.sched_getscheduler(0) != os.SCHED_OTHER,
+        "versions": {"sqlite": sqlite3.sqlite_version, "python": platform.python_version()},
+        **middle(runs),
+    }
     print(json.dumps(found, indent=1))
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(results | {kind: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,12 @@ def find_programs() -> Path | None:
 
 
 @contextmanager
-def run_server(programs: Path) -> Iterator[str]:
-    """Start a server with an empty cluster; give the url of its first database."""
+def run_server(programs: Path, fsync: str = "off") -> Iterator[str]:
+    """Start a server with an empty cluster; give the url of its first database.
+
+    Args:
+        fsync: "off", as tests ask what is committed, not what a power cut leaves; or "on".
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -44,11 +48,10 @@ def run_server(programs: Path) -> Iterator[str]:
     user = SERVER_USER if os.geteuid() == 0 else None
     if user:
         shutil.chown(folder, user)
-    # fsync=off: these tests ask what is committed, not what a power cut leaves.
     options = {
         "listen_addresses": "127.0.0.1",
         "unix_socket_directories": folder,
-        "fsync": "off",
+        "fsync": fsync,
     }
     initdb = ("initdb", "--auth=trust", "--username=fieldstation", "--no-sync", "--encoding=UTF8")
     with (folder / "log").open("wb") as log:

@@ -13,7 +13,7 @@ import re
 import shutil
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from fieldstation.store.errors import DamagedDatabase, StoreError, translated
 
 CLOCK = SystemClock()
 TIMEOUT_S = 5.0
-PAGES = 256
-"""Copied at once: 1 MB, 50 ms of a slow card"""
+PAGES = 128
+"""Copied at once: half a MB, 50 ms of a slow card"""
 LONGEST_PAUSE_S = 1.0
 ROOM = 1.2
 """Of its size must be free for a copy: the rest is for what is written meanwhile"""
@@ -79,6 +79,7 @@ def _write_copy(path: Path, copy: Path) -> None:
         with closing(_snapshot(path)) as source:
             _see_room(path, copy.parent)
             _copy(source, temporary)
+        _take_in_wal(path)
         _check(temporary, path)
         _sync(temporary)
         temporary.replace(copy)
@@ -119,6 +120,15 @@ def _copy(source: sqlite3.Connection, copy: Path) -> None:
         target.execute("PRAGMA synchronous = OFF")  # _Pace and _write_copy see to it
         source.backup(target, pages=PAGES, progress=_Pace(copy))
         target.execute("PRAGMA journal_mode = DELETE")  # the copy says WAL, as the database does
+
+
+def _take_in_wal(path: Path) -> None:
+    """Write into the database what its -wal gathered while we read, or the next commit would."""
+    with (
+        suppress(sqlite3.Error),  # a reader may copy too; then the writer does it
+        closing(sqlite.connect_writer(path, TIMEOUT_S, may_create=False)) as connection,
+    ):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # in which nobody waits for us
 
 
 class _Pace:

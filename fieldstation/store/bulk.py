@@ -8,7 +8,8 @@ statement at its parameters took the driver more time than writing the rows took
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ARRAY, Connection, Table, Text, bindparam, func, select
@@ -17,10 +18,11 @@ from sqlalchemy.dialects import sqlite
 from fieldstation.store.upsert import Insert, insert
 
 Row = tuple[Any, ...]
+Upsert = Callable[[Insert], Insert]
 
 
 def insert_new(
-    connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]
+    connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Row]
 ) -> set[str]:
     """Insert the rows whose key, their first column, is not there; return those keys.
 
@@ -30,8 +32,8 @@ def insert_new(
     if not rows:
         return set()
     key = table.c[columns[0]]
-    statement = insert(connection, table).on_conflict_do_nothing(index_elements=[key])
     if connection.dialect.name == "postgresql":
+        statement = insert(connection, table).on_conflict_do_nothing(index_elements=[key])
         inserting = _from_arrays(statement, columns).returning(key)
         return set(connection.execute(inserting, _arrays(columns, rows)).scalars())
     # The transaction holds the only write lock: what is not there now does not come before ours.
@@ -40,35 +42,59 @@ def insert_new(
     told = json.dumps([row[0] for row in rows])
     there = set(connection.execute(known, {"keys": told}).scalars())
     new = [row for row in rows if row[0] not in there]
-    _one_by_one(connection, statement, columns, new)
+    _one_by_one(connection, table, _plain, columns, new)
     return {row[0] for row in new}
 
 
 def write_rows(
-    connection: Connection, statement: Insert, columns: Sequence[str], rows: Sequence[Row]
+    connection: Connection,
+    table: Table,
+    upsert: Upsert,
+    columns: tuple[str, ...],
+    rows: Sequence[Row],
 ) -> None:
-    """Run an INSERT, with what it does about a conflict, for each row.
+    """Insert rows, or do what `upsert` says about a conflict.
 
     Args:
+        upsert: a function of a module: what it returns is kept for the next time.
         rows: of different primary keys, sorted by them.
     """
     if not rows:
         return
     if connection.dialect.name == "postgresql":
+        statement = upsert(insert(connection, table))
         connection.execute(_from_arrays(statement, columns), _arrays(columns, rows))
     else:
-        _one_by_one(connection, statement, columns, rows)
+        _one_by_one(connection, table, upsert, columns, rows)
+
+
+def _plain(statement: Insert) -> Insert:
+    return statement
 
 
 def _one_by_one(
-    connection: Connection, statement: Insert, columns: Sequence[str], rows: Sequence[Row]
+    connection: Connection,
+    table: Table,
+    upsert: Upsert,
+    columns: tuple[str, ...],
+    rows: Sequence[Row],
 ) -> None:
     if not rows:
         return
     # Past SQLAlchemy's own executemany, which makes a dictionary of each row: a third of the time.
-    compiled = statement.compile(dialect=sqlite.dialect(), column_keys=list(columns))
-    places = [columns.index(name) for name in compiled.positiontup or ()]
-    connection.exec_driver_sql(str(compiled), [tuple(row[i] for i in places) for row in rows])
+    sql, places = _sqlite_text(table, upsert, columns)
+    connection.exec_driver_sql(sql, [tuple(row[i] for i in places) for row in rows])
+
+
+@cache
+def _sqlite_text(
+    table: Table, upsert: Upsert, columns: tuple[str, ...]
+) -> tuple[str, tuple[int, ...]]:
+    """Return the statement, and which of a row's values each of its marks stands for."""
+    compiled = upsert(sqlite.insert(table)).compile(
+        dialect=sqlite.dialect(), column_keys=list(columns)
+    )
+    return str(compiled), tuple(columns.index(name) for name in compiled.positiontup or ())
 
 
 def _from_arrays(statement: Insert, columns: Sequence[str]) -> Insert:

@@ -10,7 +10,7 @@ from fieldstation.records import Detection
 from fieldstation.store.bulk import write_rows
 from fieldstation.store.database import Database
 from fieldstation.store.log_tables import EMBEDDINGS
-from fieldstation.store.upsert import insert
+from fieldstation.store.upsert import Insert
 
 
 def keep_embeddings(
@@ -20,10 +20,15 @@ def keep_embeddings(
     rows = {d.event_id: (d.event_id, d.embedding, received_at) for d in detections if d.embedding}
     write_rows(
         connection,
-        insert(connection, EMBEDDINGS).on_conflict_do_nothing(index_elements=["event_id"]),
+        EMBEDDINGS,
+        _unless_there,
         ("event_id", "embedding", "received_at"),
         [rows[event_id] for event_id in sorted(rows)],
     )
+
+
+def _unless_there(statement: Insert) -> Insert:
+    return statement.on_conflict_do_nothing(index_elements=["event_id"])
 
 
 def embedding_of(database: Database, event_id: str) -> bytes | None:

@@ -27,6 +27,7 @@ from fieldstation.records import Detection, Hearing, Interval
 from fieldstation.store.log_db import DETECTION_FIELDS, LogStore
 from fieldstation.store.log_tables import (
     COVERAGE,
+    DAILY,
     DETECTIONS,
     EVERYWHERE,
     IS_LONG,
@@ -335,15 +336,14 @@ def _counted(connection: Connection, wanted: Filter) -> list[Select[Any]]:
     station = EVERYBODY if wanted.station is None else wanted.station
     least = wanted.min_probability or 0.0
     edge = next((edge for edge in EDGES if edge >= least), None)
-    smallest = DAY if least else HOUR  # hours are not split by probability
-    spans = spans_of(connection, station, wanted.since, wanted.until, smallest)
+    spans = spans_of(connection, station, wanted.since, wanted.until, _smallest(station, least))
     names = meant(connection, wanted)
     parts: list[Select[Any]] = []
     if edge is not None:
-        # Days are split by probability in one table, and as a whole in the other.
+        # Days are split by probability in one table, and as a whole in others.
         split = DAY if least else MONTH
         parts.append(_of_totals([s for s in spans.whole if len(s) <= split], station, edge))
-        parts.append(_of_everywhere([s for s in spans.whole if len(s) > split]))
+        parts.append(_unsplit([s for s in spans.whole if len(s) > split], station))
         parts += [_of_rows(wanted, _within(part), edge) for part in spans.partial]
     if edge != least and spans.names:
         cut = _on(spans.names[0], spans.names[-1]) & (DETECTIONS.c.probability < (edge or 2.0))
@@ -360,8 +360,19 @@ def _of_totals(spans: list[str], station: str, edge: float) -> Select[Any]:
     return _summed(TOTALS).where(*chosen).group_by(t.span, t.scientific_name)
 
 
-def _of_everywhere(spans: list[str]) -> Select[Any]:
-    counts = select(*(EVERYWHERE.c[name] for name in ("scientific_name", *SUMS)))
+def _smallest(station: str, least: float) -> int:
+    """Return which spans are counted: hours and a station's days are not split by probability."""
+    if station == EVERYBODY:
+        return DAY if least else HOUR
+    return MONTH if least else DAY
+
+
+def _unsplit(spans: list[str], station: str) -> Select[Any]:
+    columns = ("scientific_name", *SUMS)
+    if station != EVERYBODY:
+        days = select(*(DAILY.c[name] for name in columns))
+        return days.where(DAILY.c.station == station, DAILY.c.local_date.in_(spans))
+    counts = select(*(EVERYWHERE.c[name] for name in columns))
     return counts.where(EVERYWHERE.c.span.in_(spans))
 
 
@@ -392,11 +403,11 @@ def _of_rows(wanted: Filter, which: ColumnElement[bool], least: float) -> Select
 
 def _within(part: Part) -> ColumnElement[bool]:
     """Return the condition that a detection is of a span."""
+    # By its instants too, of which there are indices: the planner may take either.
+    inside = DETECTIONS.c.started_at.between(part.first_at, part.last_at)
     if len(part.span) < HOUR:
-        return _on(part.span, part.span)
-    started_at, hour = DETECTIONS.c.started_at, func.substr(DETECTIONS.c.started_local, 1, HOUR)
-    # By its instants, of which there is an index, and then by what the clock showed.
-    return started_at.between(part.first_at, part.last_at) & (hour == part.span)
+        return inside & _on(part.span, part.span)
+    return inside & (func.substr(DETECTIONS.c.started_local, 1, HOUR) == part.span)
 
 
 def _on(first: str, last: str) -> ColumnElement[bool]:

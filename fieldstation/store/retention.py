@@ -18,7 +18,7 @@ from fieldstation.store.log_tables import DETECTIONS, TOTALS
 from fieldstation.store.spans import dates_of, months_of
 from fieldstation.store.totals import EVERYBODY, count_in, count_out
 
-ROWS = 200
+ROWS = 100
 """Deleted in one transaction"""
 PAUSE_S = 0.05
 """Between two: SQLite gives its lock to whoever asks next, not to whoever waited longest"""

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from sqlalchemy import ColumnElement, Connection, func, select, true
 
 from fieldstation.clock import US_PER_S, instant_of
-from fieldstation.store.log_tables import EVERYWHERE, TOTALS
+from fieldstation.store.log_tables import DAILY, EVERYWHERE, TOTALS
 from fieldstation.store.totals import DAY, EVERYBODY, HOUR, MONTH
 
 FIRST, LAST = -(2**63), 2**63 - 1
@@ -39,7 +39,7 @@ class Spans:
     """A stretch of time in spans."""
 
     whole: list[str]
-    """Counted by `totals` or `everywhere`"""
+    """Counted by a roll-up"""
     partial: list[Part]
 
     @property
@@ -60,12 +60,12 @@ def spans_of(
     Args:
         since: None leaves this end open.
         until: likewise.
-        smallest: DAY or HOUR; a station has months only.
+        smallest: MONTH, DAY or HOUR; of one station no HOUR.
     """
     since, until = FIRST if since is None else since, LAST if until is None else until
     found = _sort(connection, station, months_of(connection), since, until)
     size = MONTH
-    while station == EVERYBODY and size < smallest:
+    while size < smallest:
         size = DAY if size == MONTH else HOUR
         inside = [name for part in found.partial for name in _within(part.span)]
         closer = _sort(connection, station, inside, since, until)
@@ -137,7 +137,9 @@ def _extents(connection: Connection, station: str, spans: list[str]) -> list[Par
     if not spans:
         return []
     whose: ColumnElement[bool]
-    if len(spans[0]) > MONTH:
+    if len(spans[0]) > MONTH and station != EVERYBODY:
+        table, span, whose = DAILY, DAILY.c.local_date, DAILY.c.station == station
+    elif len(spans[0]) > MONTH:
         table, span, whose = EVERYWHERE, EVERYWHERE.c.span, true()
     else:
         table, span, whose = TOTALS, TOTALS.c.span, TOTALS.c.station == station

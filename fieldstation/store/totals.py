@@ -158,13 +158,10 @@ def _sums(keyed: Iterable[tuple[Key, Values]]) -> dict[Key, list[Any]]:
 def _count_days(connection: Connection, rows: Sequence[Values]) -> None:
     days = _sums((day_key(row), row) for row in rows)
     called = {day_key(row): row["common_name"] for row in rows}
-    statement = insert(connection, DAILY)
     write_rows(
         connection,
-        statement.on_conflict_do_update(
-            index_elements=DAYS_KEY,
-            set_=_grown(DAILY, statement) | {"common_name": statement.excluded.common_name},
-        ),
+        DAILY,
+        _grow_days,
         (*DAYS_KEY, "common_name", *SUMS),
         [(*key, called[key], *days[key]) for key in sorted(days)],
     )
@@ -173,13 +170,10 @@ def _count_days(connection: Connection, rows: Sequence[Values]) -> None:
 def _count_spans(connection: Connection, rows: Sequence[Values]) -> None:
     totals = _sums((key, row) for row in rows for key in totals_keys(row))
     received_at = max((row["received_at"] for row in rows), default=0)
-    statement = insert(connection, TOTALS)
-    newest = greater(TOTALS.c.received_at, statement.excluded.received_at)
     write_rows(
         connection,
-        statement.on_conflict_do_update(
-            index_elements=TOTALS_KEY, set_=_grown(TOTALS, statement) | {"received_at": newest}
-        ),
+        TOTALS,
+        _grow_totals,
         (*TOTALS_KEY, *SUMS, "received_at"),
         [(*key, *totals[key], received_at) for key in sorted(totals)],
     )
@@ -187,12 +181,10 @@ def _count_spans(connection: Connection, rows: Sequence[Values]) -> None:
 
 def _count_everywhere(connection: Connection, rows: Sequence[Values]) -> None:
     spans = _sums((key, row) for row in rows for key in everywhere_keys(row))
-    statement = insert(connection, EVERYWHERE)
     write_rows(
         connection,
-        statement.on_conflict_do_update(
-            index_elements=EVERYWHERE_KEY, set_=_grown(EVERYWHERE, statement)
-        ),
+        EVERYWHERE,
+        _grow_everywhere,
         (*EVERYWHERE_KEY, *SUMS),
         [(*key, *spans[key]) for key in sorted(spans)],
     )
@@ -203,14 +195,38 @@ def _note_names(connection: Connection, rows: Sequence[Values]) -> None:
     for row in rows:
         name = row["scientific_name"], row["common_name"]
         told[name] = max(told.get(name, row["started_at"]), row["started_at"])
-    statement = insert(connection, NAMES)
-    newest = greater(NAMES.c.told_at, statement.excluded.told_at)
     write_rows(
         connection,
-        statement.on_conflict_do_update(index_elements=NAMES_KEY, set_={"told_at": newest}),
+        NAMES,
+        _note_newest,
         (*NAMES_KEY, "told_at"),
         [(*name, told[name]) for name in sorted(told)],
     )
+
+
+def _grow_days(statement: Insert) -> Insert:
+    called = {"common_name": statement.excluded.common_name}
+    return statement.on_conflict_do_update(
+        index_elements=DAYS_KEY, set_=_grown(DAILY, statement) | called
+    )
+
+
+def _grow_totals(statement: Insert) -> Insert:
+    newest = greater(TOTALS.c.received_at, statement.excluded.received_at)
+    return statement.on_conflict_do_update(
+        index_elements=TOTALS_KEY, set_=_grown(TOTALS, statement) | {"received_at": newest}
+    )
+
+
+def _grow_everywhere(statement: Insert) -> Insert:
+    return statement.on_conflict_do_update(
+        index_elements=EVERYWHERE_KEY, set_=_grown(EVERYWHERE, statement)
+    )
+
+
+def _note_newest(statement: Insert) -> Insert:
+    newest = greater(NAMES.c.told_at, statement.excluded.told_at)
+    return statement.on_conflict_do_update(index_elements=NAMES_KEY, set_={"told_at": newest})
 
 
 def _grown(table: Table, statement: Insert) -> dict[str, Any]:

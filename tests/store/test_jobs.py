@@ -18,6 +18,7 @@ from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.jobs import LEASE_S, MOST_DEATHS, Jobs
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.log_tables import IMAGES, JOBS
+from fieldstation.store.retention import ROWS
 from tests.fakes import FakeClock
 from tests.store.examples import DAWN, EMBEDDING, MINUTE, detection, image
 
@@ -202,6 +203,20 @@ def test_what_ended_long_ago_is_forgotten(
     assert rows(log, "event_id", "state") == [(detection(2).event_id, "queued")]
     assert embedding_of(log.database, detection(1).event_id) is None
     assert embedding_of(log.database, detection(2).event_id) == EMBEDDING
+
+
+def test_what_ended_goes_a_few_at_a_time(
+    log: LogStore, jobs: Jobs, wish: Callable[..., None]
+) -> None:
+    """Each turn is a transaction, and after each one it may be enough for now."""
+    wish(*range(ROWS + 5))
+    with log.database.write() as connection:
+        connection.execute(JOBS.update().values(state="done", ended_at=DAWN))
+    turns: list[int] = []
+    jobs.prune(DAWN + 1, lambda: bool(turns.append(len(rows(log, "id")))))
+    assert turns == [5]
+    jobs.prune(DAWN + 1, lambda: True)
+    assert rows(log, "id") == []
 
 
 CLAIMING_CHILD = """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from fieldstation.records import Picture
 from fieldstation.store.images import Images, record_image
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.jobs import Jobs
@@ -72,6 +74,33 @@ def test_conditions_are_those_of_detections(full: LogStore) -> None:
     assert listed(full, species="wren") == []
     assert [n for n, _ in listed(full, limit=4)] == [5, 3, 2, 4]
     assert listed(full, limit=1) == [(5, "queued")]
+
+
+def test_a_picture_is_found_by_what_its_event_is(log: LogStore) -> None:
+    """By species, station and time; of several of an event, the newest comes first."""
+    for number in range(1, 5):
+        heard = detection(number, started_at=DAWN + number * MINUTE)
+        bird = ("Parus major", "Great Tit") if number % 2 else ("Turdus merula", "Blackbird")
+        log.record([replace(heard, scientific_name=bird[0], common_name=bird[1])], DAWN)
+        with log.database.write() as connection:
+            record_image(connection, image(number))
+            record_image(connection, image(number, seed=8, made_at=DAWN + MINUTE))
+    assert [n for n, _ in listed(log, species="tit", limit=3)] == [3, 3, 1]
+    assert [n for n, _ in listed(log, species="b", until=DAWN + 4 * MINUTE, limit=9)] == [2, 2]
+    assert [n for n, _ in listed(log, station="pond", limit=9)] == []
+    (newest, _) = pictures(log, Filter(species="parus", limit=2), ["painted"])
+    assert newest.image is not None
+    assert newest.image.seed == 8
+
+
+def test_a_picture_that_came_before_its_event_is_found_with_it(log: LogStore) -> None:
+    """A hub may hear of the picture first."""
+    early = Picture(image(1), "Parus major", "Great Tit", 0.875, DAWN, "Europe/Berlin")
+    with log.database.write() as connection:
+        record_image(connection, image(1), told=early)
+    assert listed(log, limit=5) == []
+    log.record([detection(1)], DAWN)
+    assert listed(log, species="tit", limit=5) == [(1, "painted")]
 
 
 def again(log: LogStore, states: Any = STATES, generator: str = PRESENT, **more: Any) -> Any:

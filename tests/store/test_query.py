@@ -18,6 +18,7 @@ from fieldstation.coverage import Ledger
 from fieldstation.records import AudioChunk, Detection, Hearing, Interval
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.query import (
+    MOST_UNITED,
     CoverageSum,
     Filter,
     SpeciesCount,
@@ -90,6 +91,20 @@ def test_at_the_same_instant_the_order_is_fixed(log: LogStore) -> None:
     """Two species in one window come in the same order every time."""
     log.record([detection(n) for n in (2, 1, 3)], DAWN)
     assert list(detections(log, Filter())) == [detection(n) for n in (3, 2, 1)]
+
+
+def test_more_species_than_one_question_can_unite(log: LogStore) -> None:
+    """SQLite takes 500 of them; a word's beginning may mean more."""
+    birds = [f"Avis {number:03d}" for number in range(MOST_UNITED + 1)]
+    log.record(
+        [
+            detection(n, scientific_name=bird, common_name=f"Bird {n}", started_at=DAWN + n)
+            for n, bird in enumerate(birds)
+        ],
+        DAWN,
+    )
+    newest = detections(log, Filter(species="bird", limit=2))
+    assert [d.scientific_name for d in newest] == birds[:-3:-1]
 
 
 def test_species_are_counted(heard: LogStore) -> None:
