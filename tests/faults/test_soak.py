@@ -61,9 +61,7 @@ def harm(state: Path) -> None:
         log.execute(
             f"INSERT INTO detections SELECT {kept} FROM detections WHERE event_id = ?", (ids[-2],)
         )
-        log.execute(
-            "DELETE FROM coverage WHERE started_at = (SELECT max(started_at) FROM coverage)"
-        )
+        log.execute("DELETE FROM coverage WHERE rowid = (SELECT max(rowid) FROM coverage)")
     next(path for path in (state / "clips").rglob("*") if path.is_file()).unlink()
 
 
