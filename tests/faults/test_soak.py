@@ -15,7 +15,7 @@ import pytest
 
 from bench import soak
 from bench.simulated import SimulatedTime
-from bench.soak_checks import look_at
+from bench.soak_checks import Played, is_undisturbed, look_at
 from bench.soak_sound import Judge, Tape, choose
 from fieldstation.bundle import find_bundle, load_bundle
 from fieldstation.demo import RECORDING
@@ -51,15 +51,20 @@ ALL = tuple(soak.A_DAY)
 LASTS_S = 75.0
 
 
-def harm(state: Path) -> None:
+def harm(state: Path, played: Played) -> None:
     """Take a call out of the log, double another, lose an interval and a clip."""
+    first, second = [call for call in played.calls if is_undisturbed(played, call)][:2]
     with sqlite3.connect(state / "log.db") as log:
         columns = [row[1] for row in log.execute("PRAGMA table_info(detections)")]
         kept = ", ".join("'another'" if name == "event_id" else name for name in columns)
-        ids = [row[0] for row in log.execute("SELECT event_id FROM detections ORDER BY sequence")]
-        log.execute("DELETE FROM detections WHERE event_id = ?", (ids[0],))
+        query = "SELECT event_id FROM detections ORDER BY abs(started_at - ?) LIMIT 1"
+        lost, doubled = (
+            log.execute(query, (round((played.began_at + call.began_s) * 1e6),)).fetchone()
+            for call in (first, second)
+        )
+        log.execute("DELETE FROM detections WHERE event_id = ?", lost)
         log.execute(
-            f"INSERT INTO detections SELECT {kept} FROM detections WHERE event_id = ?", (ids[-2],)
+            f"INSERT INTO detections SELECT {kept} FROM detections WHERE event_id = ?", doubled
         )
         log.execute("DELETE FROM coverage WHERE rowid = (SELECT max(rowid) FROM coverage)")
     next(path for path in (state / "clips").rglob("*") if path.is_file()).unlink()
@@ -105,7 +110,7 @@ def test_a_soaked_station_keeps_its_promises(tmp_path: Path, long: bool) -> None
     with ExitStack() as open_things:
         bench = soak.set_up(open_things, tmp_path, bundle, soak.DEMO_THRESHOLD, tape, ends_s)
         seen = soak.run(bench, due)
-        harm(bench.station.state)
+        harm(bench.station.state, bench.played())
         complaints = look_at(bench.played(), bench.station.state, bench.arrivals)["failures"]
     assert seen["failures"] == []
     assert sum(seen["faults"].values()) == len(due)
