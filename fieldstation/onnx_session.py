@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,12 @@ class ProviderMissing(MendableError):
 
 
 def import_runtime() -> Any:
-    """Import onnxruntime when it is first needed: `--help` need not pay for it."""
+    """Import onnxruntime when it is first needed: `--help` need not pay for it.
+
+    From 1.29 on it tells Microsoft which graphs are run on which machine, under an id that it
+    keeps in the home folder, unless this variable is there before the import.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except ImportError as error:
