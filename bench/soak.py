@@ -15,6 +15,7 @@ Ctrl-C, SIGTERM or `--minutes` ends it early, with the report of what was seen s
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import math
 import os
@@ -33,8 +34,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-import onnxruntime
 
 from bench.simulated import SimulatedTime
 from bench.soak_checks import Fault, Life, Played, Sample, look_at
@@ -546,7 +545,7 @@ def about(bundle: Bundle, chosen: argparse.Namespace) -> dict[str, object]:
         "device": f"{platform.machine()}, {os.cpu_count()} cores",
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
         "encoder_id": bundle.encoder_id,
         "seed": chosen.seed,
         "load_before": os.getloadavg()[0],
