@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Some tests import onnxruntime themselves; it reads this when it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # How long a draw takes says how busy the machine is, and nothing about us.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
