@@ -19,6 +19,7 @@ times a filter's sum costs nothing, while an offset in the frames costs three di
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 import zipfile
@@ -266,6 +267,7 @@ def tflite_runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 def onnx_runner(path: Path) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """Return what gives a graph's logits, on one thread."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, which reads it
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -24,17 +24,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from fieldstation.analysis.classifier import Classifier
 from fieldstation.bundle import Bundle, find_bundle, load_bundle
 from fieldstation.demo import RECORDING
+from fieldstation.onnx_session import import_runtime
 from trainer.data.audio import decode
 from trainer.data.teacher import BirdNet
 from trainer.data.windows import WindowGrid
 from trainer.evaluation.hearing import batches_of
 from trainer.evaluation.machine import processor
 from trainer.evaluation.timing import N_TIMED, Took, median, medians_in_turn, timed_s
+
+onnxruntime = import_runtime()
 
 RESULT = Path(__file__).parent / "results" / "encoder.json"
 LEVELS = {

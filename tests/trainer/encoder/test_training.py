@@ -128,3 +128,16 @@ def test_an_epoch_that_is_done_takes_no_step(garden: Path, tmp_path: Path) -> No
     before = weights(one).copy()
     run_epoch(one, progress)
     np.testing.assert_array_equal(weights(one), before)
+
+
+def test_a_training_ends_in_time_with_its_rate_at_nothing(garden: Path, tmp_path: Path) -> None:
+    """As many steps as fit, the last weights judged; going on finds nothing left to do."""
+    limited = replace(training(garden, tmp_path / "run", n_epochs=10_000), time_limit_s=0.5)
+    progress = train(limited, Progress())
+    assert 0 < progress.epoch < 10_000
+    assert progress.seconds >= 0.5
+    assert progress.history[-1]["said"] == 1.0
+    again = replace(training(garden, tmp_path / "run", n_epochs=10_000), time_limit_s=0.5)
+    went_on = train(again, load_checkpoint(again))
+    assert (went_on.epoch, len(went_on.history)) == (progress.epoch, len(progress.history))
+    np.testing.assert_array_equal(weights(again), weights(limited))
