@@ -1,6 +1,7 @@
 """Quantise a bundle's encoder to int8, front end left out, and see what it gains and costs.
 
-    ORT_DISABLE_TELEMETRY=1 python bench/int8.py --bundle B --data ../shared/data/garden --fold 0 --out FOLDER
+    ORT_DISABLE_TELEMETRY=1 python bench/int8.py --bundle B --data ../shared/data/garden --fold 0 \\
+        --out FOLDER
 
 Static quantisation by onnxruntime, per channel, calibrated on windows of the folder's other folds.
 Accuracy is that of `trainer.evaluate`, on the fold; time is CPU time on one core, in turn.
