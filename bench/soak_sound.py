@@ -21,10 +21,11 @@ import soxr
 from numpy.typing import NDArray
 
 from bench.simulated import SimulatedTime
-from bench.soak_station import BLOCK, BLOCK_S, RATE
+from bench.soak_station import BLOCK, BLOCK_S
 from fieldstation.analysis.classifier import Classifier
 from fieldstation.bundle import Bundle
 from fieldstation.records import LabelKind, Samples, Window
+from tests.faults.played import RATE
 
 SOUND_S = 3.0
 STEP_S = 1.0

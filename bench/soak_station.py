@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterator
-
-import numpy as np
 
 from bench.simulated import tell, told
 from fieldstation import cli
@@ -22,52 +19,31 @@ from fieldstation.audio.devices import Device, DeviceNotFound
 from fieldstation.audio.portaudio import OnBlock
 from fieldstation.audio.source import OnWait, ignore_wait
 from fieldstation.records import AudioChunk
+from tests.faults.live import Card
+from tests.faults.played import RATE
 
-RATE = 22_050
 BLOCK_S = 1.5
 """A hop of the shipped bundle; a real card gives 0.05"""
 BLOCK = round(BLOCK_S * RATE)
 
 
-class Card:
-    """A sound system with one device, which plays a pipe."""
-
-    def __init__(self, pipe: int) -> None:
-        self._pipe = os.fdopen(pipe, "rb")
-        self._on_block: OnBlock | None = None
-        self.sample_rate, self.n_channels = RATE, 1
-        threading.Thread(target=self._play, daemon=True).start()
+class SoakedCard(Card):
+    """A card that is pulled and put back, and that tells of every block."""
 
     @property
     def active(self) -> bool:
         """Return whether it is plugged in."""
         return not told("is_unplugged")
 
-    def refresh(self) -> None:
-        """Look for it at once, whenever asked."""
-
-    def devices(self) -> list[Device]:
-        """Return it while it is plugged in."""
-        return [Device(0, "card", "card", 1, RATE, True, "test")] if self.active else []
-
     def open(self, device: Device, n_channels: int | None, on_block: OnBlock) -> Card:
-        """Begin to pass blocks on; until then they are nobody's."""
+        """Begin to pass blocks on, if it is there."""
         if not self.active:
             raise DeviceNotFound("the card was pulled")
-        self._on_block = on_block
-        return self
+        return super().open(device, n_channels, on_block)
 
-    def close(self) -> None:
-        """Pass nothing on any more."""
-        self._on_block = None
-
-    def _play(self) -> None:
-        while block := self._pipe.read(2 * BLOCK):
-            frames = np.frombuffer(block[: len(block) & ~1], "<i2").reshape(-1, 1)
-            if (on_block := self._on_block) is not None:
-                on_block(frames.astype(np.float32) / np.float32(32_768), False)
-            else:
-                take()
+    def nobody_listens(self) -> None:
+        """Tell that the block is done with."""
+        take()
 
 
 def take() -> None:
@@ -98,7 +74,7 @@ class PlayedTo(microphone.Microphone):
             channel,
             on_wait=on_card_wait,
             wait=wait,
-            sound=Card(os.dup(0)),
+            sound=SoakedCard(os.dup(0), BLOCK),
             patience=patience,
         )
 

@@ -38,18 +38,28 @@ BLOCK = round(0.05 * RATE)
 class Card:
     """A sound system with one device, which plays a pipe."""
 
-    def __init__(self, pipe: int) -> None:
-        self._pipe = os.fdopen(pipe, "rb")
+    def __init__(self, pipe: int, block: int = BLOCK) -> None:
+        """Begin to play.
+
+        Args:
+            block: samples that come at a time.
+        """
+        self._pipe, self._block = os.fdopen(pipe, "rb"), block
         self._on_block: OnBlock | None = None
-        self.sample_rate, self.n_channels, self.active = RATE, 1, True
+        self.sample_rate, self.n_channels = RATE, 1
         threading.Thread(target=self._play, daemon=True).start()
 
+    @property
+    def active(self) -> bool:
+        """Return whether it is plugged in: this one always is."""
+        return True
+
     def refresh(self) -> None:
-        """Find the same device."""
+        """Look for it at once, whenever asked."""
 
     def devices(self) -> list[Device]:
-        """Return it."""
-        return [Device(0, "card", "card", 1, RATE, True, "test")]
+        """Return it while it is plugged in."""
+        return [Device(0, "card", "card", 1, RATE, True, "test")] if self.active else []
 
     def open(self, device: Device, n_channels: int | None, on_block: OnBlock) -> Card:
         """Begin to pass blocks on; until then they are nobody's."""
@@ -60,11 +70,16 @@ class Card:
         """Pass nothing on any more."""
         self._on_block = None
 
+    def nobody_listens(self) -> None:
+        """Let a block pass that no one takes."""
+
     def _play(self) -> None:
-        while block := self._pipe.read(2 * BLOCK):
+        while block := self._pipe.read(2 * self._block):
             frames = np.frombuffer(block[: len(block) & ~1], "<i2").reshape(-1, 1)
             if (on_block := self._on_block) is not None:
-                on_block(frames.astype(np.float32) / 32_768, False)
+                on_block(frames.astype(np.float32) / np.float32(32_768), False)
+            else:
+                self.nobody_listens()
 
 
 def brake(prediction: Prediction) -> None:
