@@ -181,7 +181,9 @@ def test_a_microphone_that_goes_comes_back_unasked(
     twice = {number for number in found if found.count(number) > 1}
     assert twice <= set(late), "a call is double"  # one that stood still in its middle is two
     assert max(back) <= BACK_WITHIN_S
-    assert lost(station, "microphone") > 0.5 * n_pulled * away_s
+    # Without its microphone PipeWire gives zeros: first it is gone, then it is dead.
+    deaf_s = lost(station, "microphone") + lost(station, "dead")
+    assert deaf_s > (0.9 if long else 0.5) * n_pulled * away_s
     assert integrity(station.state / "station.db") == "ok"
     counts(
         made=f"the microphone pulled for {away_s:g} s and put back, late by {LATE_S} s, zeros",
