@@ -68,7 +68,7 @@ from fieldstation.records import (
 from fieldstation.schedule import Chore, Chores
 from fieldstation.state import Lock, State, StateError
 from fieldstation.station import Recorder, Station, make_ear, thresholds
-from fieldstation.store.errors import DamagedDatabase, StoreError, StoreUnavailable
+from fieldstation.store.errors import AWAY, StoreError
 from fieldstation.store.jobs import QueueState
 from fieldstation.store.keeper import Keeper, open_station_db, was_killed
 from fieldstation.store.late_log import LateLog
@@ -84,8 +84,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AWAY = (StoreUnavailable, DamagedDatabase)
-"""What the stages wait out: the store's thread brings the database back"""
 HEALTH_EVERY_S = 60.0
 HEALTH_SOON_S = 2.0
 """Between two tellings, where a problem came or went in the meantime"""

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from fieldstation.mqtt.logger import Logger
     from fieldstation.notify import Notifier
     from fieldstation.schedule import Chores
-    from fieldstation.store.errors import StoreUnavailable
+    from fieldstation.store.errors import AWAY
     from fieldstation.store.late_log import LateLog
     from fieldstation.supervisor import Supervisor
     from fieldstation.upkeep import LogUpkeep
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             key,
             station=args.station,
             pictures=pictures.intake,
-            away=(StoreUnavailable,),
+            away=AWAY,
         )
         supervisor = Supervisor(clock, notifier)
         supervisor.take_signals()

@@ -160,12 +160,12 @@ def _work(
     from fieldstation.generation.worker import Worker
     from fieldstation.mqtt.connection import Connection
     from fieldstation.mqtt.pictures import PicturePublisher
-    from fieldstation.store.errors import StoreUnavailable
+    from fieldstation.store.errors import AWAY
     from fieldstation.store.images import Images
     from fieldstation.store.jobs import Jobs
 
     clock, access = SystemClock(), _access(args, context)
-    away = (StoreUnavailable, GalleryError)
+    away = (*AWAY, GalleryError)
     gallery = Gallery(Path(args.images) if args.images else context.state.images)
     images = Images(lambda: late_log.opened().database, clock.wall)
     publisher = PicturePublisher(
@@ -219,11 +219,11 @@ def _watch(worker: Worker, publisher: PicturePublisher, is_done: Callable[[], bo
 
 def _is_done(worker: Worker, images: Images) -> bool:
     """Return whether nothing waits to be painted or published."""
-    from fieldstation.store.errors import StoreUnavailable
+    from fieldstation.store.errors import AWAY
 
     try:
         return worker.state().is_idle and not images.unpublished(0, 1)
-    except StoreUnavailable:  # the stages say so
+    except AWAY:  # the stages say so
         return False
 
 

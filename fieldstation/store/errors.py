@@ -36,6 +36,11 @@ class StoreBusy(StoreUnavailable):
     """Another process held the lock for longer than the timeout."""
 
 
+AWAY = (StoreUnavailable, DamagedDatabase)
+"""What a stage waits out: the disk, the lock or the server comes back, and whoever keeps a damaged
+database restores it"""
+
+
 @contextmanager
 def translated(name: str) -> Iterator[None]:
     """Raise the driver's errors as StoreErrors about the database `name`.

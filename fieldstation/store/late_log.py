@@ -28,7 +28,8 @@ FileId = tuple[int, int]
 class LateLog:
     """A log that is opened when it first answers: a database server may start after us.
 
-    What a person must mend (a newer or damaged database, a wrong url) is raised at once.
+    What a person must mend (a newer or damaged database, a wrong url) is raised at once; of a log
+    that was open already it is waited out.
     A file that somebody removes or replaces is noticed: the system would take every row for the
     file that has no name any more, and each would be confirmed and gone. A damaged SQLite file is
     restored in a thread of its own, and is away meanwhile. Any thread.
@@ -78,7 +79,8 @@ class LateLog:
             if self._log is not None and self._is_gone():
                 log.error("%s was removed or replaced: it is opened anew", self._path)
                 self._shut()
-            if self._log is not None and self._log.database.damaged.is_set():
+            damaged = self._log is not None and self._log.database.damaged.is_set()
+            if damaged and self._may_repair():
                 self._begin_repair()
             return self._log or self._open()
 
@@ -142,6 +144,11 @@ class LateLog:
             if not self._may_repair():
                 raise
             self._begin_repair()
+        except StoreError as error:
+            if self._opened is None:
+                raise
+            # A disk that was pulled may be put back: who hears does not end for that.
+            raise StoreUnavailable(str(error)) from error
         self._opened = self._file_id()
         assert self._log is not None  # a repair that begins is an error
         return self._log

@@ -20,6 +20,7 @@ from fieldstation.mqtt import messages
 from fieldstation.mqtt.connection import Access, BrokerUrl, Connection, Session, Subscription
 from fieldstation.state import State
 from fieldstation.store.job_maker import JobMaker, JobPolicy
+from fieldstation.store.late_log import LateLog
 from fieldstation.store.log_db import LogStore
 from tests.commands.conftest import Run, needs_mosquitto
 from tests.mosquitto import Mosquitto
@@ -27,6 +28,7 @@ from tests.mqtt.conftest import QUICK
 from tests.mqtt.fakes import Listener, listening, until
 from tests.onnx_models import make_painting_bundle
 from tests.store.examples import DAWN, MINUTE, detection
+from tests.store.test_late_log import damage, wait_for_repair
 
 pytestmark = needs_mosquitto
 
@@ -192,6 +194,32 @@ def test_two_workers_share_what_waits(broker: Mosquitto, paints: Bundle, state: 
     assert sum(text.count("picture of Great Tit") for text in said) == 16
     assert rows(state / "log.db", "SELECT count(*) FROM images") == [(16,)]
     assert len(list((state / "worker").iterdir())) == 2
+
+
+def test_a_worker_outlives_damage_to_the_log(
+    broker: Mosquitto, paints: Bundle, state: Path
+) -> None:
+    """It says so and waits, until the station that keeps the log has restored it."""
+    state.mkdir()
+    database = state / "log.db"
+    wish(database, *range(1, 41))
+    damage(database, "jobs")
+    with command(*worker_of(broker, paints, state, "--once")) as worker:
+        assert worker.stdout
+        said = ""
+        for line in worker.stdout:
+            said += line
+            if "trying again" in line:
+                break
+        assert "log.db is damaged" in said
+        station = LateLog(f"sqlite:///{database}", backups=state / "backups")
+        station.suspect("the worker said so")
+        wait_for_repair(station)
+        station.close()
+        rest, _ = worker.communicate(timeout=60)
+        assert worker.returncode == 0, said + rest
+    assert rows(database, "SELECT count(*) > 0 FROM images") == [(1,)]
+    assert rows(database, "SELECT count(*) FROM jobs WHERE state <> 'done'") == [(0,)]
 
 
 def test_whoever_starts_takes_up_the_claims_of_all_dead_workers_of_its_folder(

@@ -47,6 +47,22 @@ def test_a_log_removed_while_it_is_written_confirms_nothing(tmp_path: Path) -> N
     log.close()
 
 
+def test_a_log_whose_folder_is_taken_away_is_waited_for(tmp_path: Path) -> None:
+    """A disk that is pulled comes back: it is nothing for which a station ends."""
+    disk, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
+    disk.mkdir()
+    log = LateLog(f"sqlite:///{disk / 'log.db'}")
+    log.record([detection(1)], 0)
+    disk.rename(elsewhere)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="folder"):
+            log.record([detection(2)], 0)
+    elsewhere.rename(disk)
+    log.record([detection(2)], 0)
+    assert n_rows(disk / "log.db") == 2
+    log.close()
+
+
 def damage(path: Path, table: str) -> None:
     """Overwrite the last page of a table's rows."""
     query = "SELECT max(pageno) FROM dbstat WHERE name = ? AND pagetype = 'leaf'"
@@ -111,6 +127,22 @@ def test_a_check_that_finds_damage_has_the_log_restored(tmp_path: Path) -> None:
     wait_for_repair(log)
     assert n_rows(path) == 200
     log.close()
+
+
+def test_who_may_not_restore_a_damaged_log_waits_for_who_does(tmp_path: Path) -> None:
+    """A worker that has met the damage begins no repair, and finds the restored file."""
+    path = tmp_path / "log.db"
+    station = LateLog(f"sqlite:///{path}", backups=tmp_path / "backups")
+    worker = LateLog(f"sqlite:///{path}")
+    fill(station)
+    worker.suspect("a page does not fit")
+    assert worker.opened().record([detection(0)], 0) == ["conflict"]
+    station.suspect("a page does not fit")
+    wait_for_repair(station)
+    worker.record([detection(2_000)], 0)
+    assert n_rows(path) == 201
+    for log in (station, worker):
+        log.close()
 
 
 def test_a_station_starts_beside_a_damaged_log(tmp_path: Path) -> None:
