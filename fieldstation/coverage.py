@@ -279,7 +279,8 @@ class FileLedger:
     def heard(self, chunk: AudioChunk) -> None:
         """Append a chunk to its recording's interval, or begin a new one."""
         duration_s = chunk.samples.size / chunk.sample_rate
-        if self._open is not None and not chunk.gap:
+        run_id = f"{FILE_RUN}{chunk.file.content_hash[:24]}" if chunk.file else self._run_id
+        if self._open is not None and self._open.run_id == run_id and not chunk.gap:
             ended_at = self._open.started_at + round(self._open.duration_s * US_PER_S)
             if abs(chunk.captured_at - ended_at) <= SAME_FILE_SLACK_US:
                 grown_s = self._open.duration_s + duration_s
@@ -287,7 +288,6 @@ class FileLedger:
                 self._beat()
                 return
         self.close()
-        run_id = f"{FILE_RUN}{chunk.file.content_hash[:24]}" if chunk.file else self._run_id
         self._open = Interval(run_id, chunk.captured_at, duration_s, Hearing.HEARD)
         if chunk.file is None and self._stopped_since is not None:
             self._end_stop(chunk.captured_at)

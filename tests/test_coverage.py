@@ -209,6 +209,17 @@ def test_a_files_intervals_stand_at_the_recordings_own_time() -> None:
     assert [(i.started_at, i.duration_s) for i in told] == [(0, 3.0), (60_000_000, 1.0)]
 
 
+def test_recordings_that_follow_on_one_another_are_an_interval_each() -> None:
+    """A recorder writes hour after hour: each is known by its own content, heard again or not."""
+    told: list[Interval] = []
+    ledger = FileLedger("run", told.append)
+    for hour, content in enumerate(("ab", "cd")):
+        recording = FileOrigin(f"{hour}.wav", content * 32, 0)
+        ledger.heard(replace(chunk(1, captured_at=hour * 1_000_000), file=recording))
+    ledger.close()
+    assert [(i.run_id[:7], i.duration_s) for i in told] == [("file-ab", 1.0), ("file-cd", 1.0)]
+
+
 def test_the_time_before_a_pipe_is_stopped_and_before_a_recording_it_is_not() -> None:
     """A recording's own time may lie anywhere."""
     told: list[Interval] = []

@@ -163,26 +163,30 @@ class Intake:
 
 
 def _replay(source: FileSource, station: Station, ledger: FileLedger, intake: Intake) -> None:
-    """Hear every recording; one is committed when the first chunk of the next has been heard."""
+    """Hear every recording; one is committed, with all that it holds, before the next is heard."""
     from tqdm import tqdm
 
     last: FileOrigin | None = None
     heard_s = 0.0
+
+    def finish(file: FileOrigin) -> None:
+        station.finish()
+        ledger.close()
+        intake.commit(file, heard_s)
+
     # A bar for people; a journal or a file gets the last line only.
     hidden = not sys.stderr.isatty()
     with tqdm(total=round(source.total_s), unit="s", disable=hidden) as bar:
         for chunk in source:
-            station.process(chunk)
             if last is not None and chunk.file and chunk.file.content_hash != last.content_hash:
-                intake.commit(last, heard_s)
+                finish(last)
                 heard_s = 0.0
+            station.process(chunk)
             last = chunk.file
             heard_s += _seconds(chunk)
             bar.update(_seconds(chunk))
-        station.finish()
-        ledger.close()
         if last is not None:
-            intake.commit(last, heard_s)
+            finish(last)
 
 
 def _seconds(chunk: AudioChunk) -> float:

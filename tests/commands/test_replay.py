@@ -63,6 +63,16 @@ def test_a_replay_that_was_interrupted_goes_on(
     assert (count(database, "detections"), count(database, "coverage")) == (3, 3)
 
 
+def test_a_recording_is_marked_as_done_with_all_its_events(
+    here: Run, tones: Bundle, season: Path, tmp_path: Path
+) -> None:
+    """Also with a bird that sings to its end: broken off just then, it would be lost for ever."""
+    database = tmp_path / "season.db"
+    here("replay", season, "--database", f"sqlite:///{database}", "--bundle", tones.path)
+    with closing(sqlite3.connect(database)) as log:
+        assert log.execute("SELECT n_events FROM replays").fetchall() == [(1,), (1,), (1,)]
+
+
 def test_other_thresholds_are_another_analysis(
     here: Run, tones: Bundle, season: Path, tmp_path: Path
 ) -> None:
