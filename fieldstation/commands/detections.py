@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -78,16 +78,21 @@ def _rows(context: Context, wanted: Filter) -> Iterator[dict[str, object]]:
         waiting = list(_waiting(station, wanted))[::-1] if station else []
         log = closing.enter_context(read_log(context, may_be_missing=station is not None))
         # Told but not yet confirmed: it stands in the log and in the outbox; it is logged.
-        logged = _chunks(query.detections(log, wanted) if log else iter(()))
-        first = next(logged, [])
-        known = {d.event_id for d in first}
-        rows = chain(
-            _with_clips(station, [d for d in waiting if d.event_id not in known], "waiting"),
-            chain.from_iterable(
-                _with_clips(station, chunk, "logged") for chunk in chain([first], logged)
-            ),
-        )
+        known = query.known_events(log, [d.event_id for d in waiting]) if log else set()
+        waiting = [d for d in waiting if d.event_id not in known]
+        shown = {d.event_id for d in waiting}  # one of them may be logged just now
+        found = query.detections(log, wanted) if log else iter(())
+        logged = (d for d in found if d.event_id not in shown)
+        rows = chain(_shown(station, waiting, "waiting"), _shown(station, logged, "logged"))
         yield from islice(rows, wanted.limit)
+
+
+def _shown(
+    station: StationStore | None, detections: Iterable[Detection], state: str
+) -> Iterator[dict[str, object]]:
+    """Yield rows, as they are read."""
+    for chunk in _chunks(iter(detections)):
+        yield from _with_clips(station, chunk, state)
 
 
 def _chunks(detections: Iterator[Detection]) -> Iterator[list[Detection]]:

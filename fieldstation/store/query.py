@@ -134,6 +134,21 @@ def find_detection(log: LogStore, event_id: str) -> Detection | None:
     return None if row is None else Detection(**row._mapping)
 
 
+def known_events(log: LogStore, event_ids: Sequence[str]) -> set[str]:
+    """Return those of some events that the log has.
+
+    Raises:
+        StoreError: the log cannot be read.
+    """
+    found: set[str] = set()
+    with log.database.read() as connection:
+        for start in range(0, len(event_ids), ROWS_AT_ONCE):
+            some = event_ids[start : start + ROWS_AT_ONCE]
+            known = select(DETECTIONS.c.event_id).where(DETECTIONS.c.event_id.in_(some))
+            found.update(connection.execute(known).scalars())
+    return found
+
+
 def species(log: LogStore, wanted: Filter) -> list[SpeciesCount]:
     """Return each species' count, first and last time and best probability, most heard first.
 

@@ -1,12 +1,19 @@
-"""Conditions that cannot be meant, from the command line."""
+"""Conditions that cannot be meant, and what stands in two databases, from the command line."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fieldstation.cli import main
+from fieldstation.mqtt.messages import detection_message
+from fieldstation.store.log_db import LogStore
+from fieldstation.store.station_db import StationStore
+from tests.commands.conftest import Run
+from tests.store.examples import DAWN, MINUTE, detection, event
 
 
 @pytest.mark.parametrize(
@@ -28,3 +35,22 @@ def test_a_condition_that_cannot_be_meant_is_refused(
     refusal = capsys.readouterr().err.splitlines()[-1]
     assert refusal.startswith(f"fieldstation {question[0]}: ")
     assert said in refusal
+
+
+def test_what_is_logged_and_not_yet_confirmed_is_shown_once(here: Run, state: Path) -> None:
+    """However much that is: a station may trust a hub that is away, and keep a log beside it."""
+    state.mkdir()
+    told = [
+        detection(n, started_at=DAWN + n * MINUTE, ended_at=DAWN + n * MINUTE, station_key="0" * 16)
+        for n in range(1, 603)
+    ]
+    log, station = LogStore(str(state / "log.db")), StationStore(state / "station.db")
+    log.record(told[:601], DAWN)
+    with station.transaction() as outbox:
+        for n, one in enumerate(told, 1):
+            outbox.record_event(event(n), lambda _, one=one: detection_message(one))
+    log.close()
+    station.close()
+    asked = here("detections", "--format", "jsonl").stdout.splitlines()
+    assert Counter(json.loads(line)["state"] for line in asked) == {"logged": 601, "waiting": 1}
+    assert json.loads(asked[0])["state"] == "waiting"
