@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Inbox:
-    """Keeps what the network thread hands over, and when the last of it came."""
+    """Keeps what the network thread hands over, and when the last came that the broker had kept."""
 
     def __init__(self) -> None:
         self.up = threading.Event()
@@ -125,9 +125,10 @@ class Inbox:
         self.up.set()
 
     def on_message(self, delivery: Delivery) -> None:
-        """Keep it."""
+        """Keep it. What stations tell just now breaks no silence: a large hub has none."""
         self.deliveries.append(delivery)
-        self.last_at = time.monotonic()
+        if delivery.retained:
+            self.last_at = time.monotonic()
 
     def on_published(self, ticket: Ticket, refusal: str) -> None:
         """Do nothing: who asks publishes nothing."""

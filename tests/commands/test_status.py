@@ -9,6 +9,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -22,15 +24,24 @@ from hypothesis import strategies as st
 
 from fieldstation.bundle import Bundle
 from fieldstation.clock import US_PER_S
-from fieldstation.commands.status import COLUMNS, Report, as_json, as_row, in_words, reports, wrong
+from fieldstation.commands.status import (
+    COLUMNS,
+    Report,
+    as_json,
+    as_row,
+    gather,
+    in_words,
+    reports,
+    wrong,
+)
 from fieldstation.mqtt import messages
-from fieldstation.mqtt.connection import Delivery
+from fieldstation.mqtt.connection import Access, BrokerUrl, Connection, Delivery, Session
 from fieldstation.mqtt.messages import Status
 from fieldstation.records import Health, Message
 from tests.commands.conftest import RATE
 from tests.deploy.hub import Hub, needs_hub
-from tests.mosquitto import free_port
-from tests.mqtt.fakes import KEY, until
+from tests.mosquitto import Mosquitto, free_port, needs_mosquitto
+from tests.mqtt.fakes import KEY, listening, until
 
 WIRE = Path(__file__).parents[2] / "docs" / "wire.md"
 NOW = 1_777_600_000 * US_PER_S
@@ -114,6 +125,30 @@ def test_whatever_a_station_tells_has_a_row(values: dict[str, object], at: int) 
 def test_lengths_are_said_in_their_largest_units(seconds: float, words: str) -> None:
     """Two of them are enough."""
     assert in_words(seconds) == words
+
+
+@needs_mosquitto
+def test_a_broker_that_is_never_quiet_is_answered_for_too(tmp_path: Path) -> None:
+    """A hub hears of one of a thousand stations several times a second."""
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    access = Access(BrokerUrl.parse(broker.url))
+    found: list[Delivery] = []
+    asking = threading.Thread(
+        target=lambda: found.extend(gather(Connection(access), {"hedge"}, 0.0)), daemon=True
+    )
+    stations = Connection(access)
+    with ExitStack() as ending:
+        ending.callback(broker.kill)
+        ending.enter_context(listening(stations, Session("stations")))
+        stations.publish(messages.status_message(Status("hedge", KEY, True, NOW, "0.1.0")))
+        asking.start()
+        ends_at = time.monotonic() + 5
+        while asking.is_alive() and time.monotonic() < ends_at:
+            stations.publish(messages.health_message("wood", KEY, Health(NOW, {})))
+            time.sleep(0.1)
+    assert not asking.is_alive()
+    assert reports(found)["hedge"].online
 
 
 # A hub at work
