@@ -357,7 +357,7 @@ class Service:
         if not self._plan.live or self._plan.settings.schedule.recording == "always":
             return self._plan.open_source(on_wait)
         self._look_at_hours()
-        return RecordingHours(lambda: self._plan.open_source(on_wait), self._awake, on_wait)
+        return RecordingHours(self._plan.open_source, self._awake, on_wait)
 
     def display(self) -> Display:
         """Return what a terminal shows."""

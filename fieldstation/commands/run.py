@@ -256,7 +256,12 @@ def _demo(context: Context, args: argparse.Namespace) -> Context:
 
 
 def _opener(args: argparse.Namespace, settings: Settings) -> Callable[[OnWait], AudioSource]:
-    """Return what opens the source that the options name."""
+    """Return what opens the source that the options name.
+
+    A microphone must be there at the start, unless it is to be waited for; whoever opens it again,
+    after a night's sleep, waits for it.
+    """
+    may_wait = args.wait
     channel = settings.audio.channel - 1 if settings.audio.channel else None
     zone = ZoneInfo(settings.station.timezone)
 
@@ -264,6 +269,7 @@ def _opener(args: argparse.Namespace, settings: Settings) -> Callable[[OnWait], 
         log.warning("not heard: %s: %s", path, reason)
 
     def open_source(on_wait: OnWait) -> AudioSource:
+        nonlocal may_wait
         if args.demo or (args.source and args.source != "-"):
             from fieldstation.audio.files import FileSource
             from fieldstation.demo import RECORDING
@@ -281,7 +287,8 @@ def _opener(args: argparse.Namespace, settings: Settings) -> Callable[[OnWait], 
         device = settings.audio.device
         spec = int(device) if device.isdecimal() else device or None
         patience = Patience(dead_s=settings.audio.dead_s or math.inf)
-        return Microphone(spec, channel, on_wait=on_wait, wait=args.wait, patience=patience)
+        wait, may_wait = may_wait, True
+        return Microphone(spec, channel, on_wait=on_wait, wait=wait, patience=patience)
 
     return open_source
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fieldstation.audio.hours import RecordingHours, is_awake
+from fieldstation.audio.source import OnWait
 from fieldstation.records import AudioChunk, Place
 
 BERLIN = Place("Berlin", 52.52, 13.40)
@@ -38,6 +39,45 @@ def test_the_station_listens_in_its_hours(hours: str, time: str, awake: bool) ->
     """Start belongs to the hours, end does not; an end before the start spans midnight."""
     now = datetime.fromisoformat(f"2026-05-01T{time}:00").replace(tzinfo=ZONE)
     assert is_awake(hours, now, BERLIN) is awake
+
+
+@pytest.mark.parametrize(
+    ("hours", "time", "awake"),
+    [
+        # Berlin, 15 June 2026: first light 03:52, sunrise 04:43, sunset 21:31
+        ("sunset..sunset+240", "15T00:30", True),
+        ("sunset..sunset+240", "15T01:40", False),
+        ("sunset..sunset+240", "15T23:30", True),
+        ("dawn-300..sunrise", "15T22:30", False),
+        ("dawn-300..sunrise", "15T23:30", True),
+        ("dawn-300..sunrise", "16T00:30", True),
+        ("sunset+150..dawn-60", "15T00:30", True),
+        ("sunset+150..dawn-60", "15T12:00", False),
+        ("06:00..06:00", "15T03:00", True),
+    ],
+)
+def test_minutes_may_lead_past_midnight(hours: str, time: str, awake: bool) -> None:
+    """Owls are heard until hours after sunset, on whichever date that is."""
+    now = datetime.fromisoformat(f"2026-06-{time}:00").replace(tzinfo=ZONE)
+    assert is_awake(hours, now, BERLIN) is awake
+
+
+@pytest.mark.parametrize(
+    ("hours", "time", "awake"),
+    [
+        # Tampere, 21 June 2026: sunrise 03:42, sunset 23:11
+        ("sunrise..sunset", "02:00", False),
+        ("sunrise..sunset", "04:00", True),
+        ("dawn..dusk", "02:00", True),
+    ],
+)
+def test_in_white_nights_the_sun_sets_though_it_stays_light(
+    hours: str, time: str, awake: bool
+) -> None:
+    """There is no dawn and no dusk then, of which hours by the sunrise know nothing."""
+    zone = ZoneInfo("Europe/Helsinki")
+    now = datetime.fromisoformat(f"2026-06-21T{time}:00").replace(tzinfo=zone)
+    assert is_awake(hours, now, Place("Tampere", 61.5, 23.8)) is awake
 
 
 def test_where_the_sun_does_not_set_it_listens() -> None:
@@ -71,7 +111,7 @@ def test_asleep_the_microphone_is_closed_and_the_gap_is_told_on_waking() -> None
     opened: list[Tone] = []
     causes: list[str] = []
 
-    def open_source() -> Tone:
+    def open_source(_: OnWait) -> Tone:
         opened.append(Tone())
         return opened[-1]
 
@@ -89,3 +129,36 @@ def test_asleep_the_microphone_is_closed_and_the_gap_is_told_on_waking() -> None
     assert [tone.closed for tone in opened] == [True, False]
     source.close()
     assert list(chunks) == []
+
+
+class Absent(Tone):
+    """A microphone that never comes, and says so until it is closed."""
+
+    def __init__(self, on_wait: OnWait) -> None:
+        super().__init__()
+        self._on_wait = on_wait
+
+    def __iter__(self) -> Iterator[AudioChunk]:
+        while not self.closed:
+            self._on_wait("microphone")
+        yield from ()
+
+
+def test_a_microphone_that_is_away_is_not_missed_while_the_station_sleeps() -> None:
+    """What was not to be heard is asleep by schedule, whatever is or is not plugged in."""
+    awake = threading.Event()
+    awake.set()
+    causes: list[str] = []
+
+    def on_wait(cause: str) -> None:
+        causes.append(cause)
+        if len(causes) == 2:
+            awake.clear()
+        if len(causes) == 4:
+            awake.set()
+        if len(causes) == 6:
+            source.close()
+
+    source = RecordingHours(Absent, awake, on_wait)
+    assert list(source) == []
+    assert causes == ["microphone"] * 2 + ["asleep"] * 2 + ["microphone"] * 2

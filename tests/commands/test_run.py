@@ -15,7 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from fieldstation.audio.devices import DeviceNotFound
+from fieldstation.audio.source import ignore_wait
 from fieldstation.bundle import Bundle
+from fieldstation.cli import command_parser
+from fieldstation.commands.run import _opener
+from fieldstation.config import load, with_option
 from tests.commands.conftest import RATE, Run, needs_mosquitto
 from tests.onnx_models import tone
 
@@ -300,3 +305,12 @@ def test_help_and_version_answer(arguments: list[str]) -> None:
     )
     assert "fieldstation" in ended.stdout
     assert "--help" not in arguments or "examples:" in ended.stdout
+
+
+def test_a_microphone_is_refused_once_and_later_waited_for() -> None:
+    """One that was there at the start and is gone after a night's sleep ends no station."""
+    settings = with_option(load(None, {}), "--device", "audio.device", "no such microphone")
+    open_source = _opener(command_parser("run").parse_args([]), settings)
+    with pytest.raises(DeviceNotFound):
+        open_source(ignore_wait)
+    assert open_source(ignore_wait).description == "'no such microphone' (waiting for it)"
