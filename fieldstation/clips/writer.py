@@ -165,14 +165,23 @@ class ClipWriter:
             self._on_state(event.id, ClipState.WITHHELD, None)
             return
         name = clip_name(event, self._tags.timezone)
-        try:
-            store(self._folder / name, encode(event, task.recording, self._tags))
-        except OSError as error:
-            self._begin_fault(f"{self._folder}: {error.strerror or error}")
+        if why_not := self._store(name, task):
+            self._begin_fault(why_not)
             self._on_state(event.id, ClipState.MISSING, None)
             return
         self._end_fault()
         self._on_state(event.id, ClipState.WRITTEN, name)
+
+    def _store(self, name: str, task: _Task) -> str:
+        """Write a clip's file; return why not, or an empty text where it is there now."""
+        try:
+            store(self._folder / name, encode(task.event, task.recording, self._tags))
+        except OSError as error:
+            return f"{self._folder}: {error.strerror or error}"
+        except soundfile.SoundFileError:  # beyond 655,350 Hz, or an odd rate beyond 65,535
+            rate = task.recording.sample_rate
+            return f"FLAC takes no sound of {rate} Hz: choose another rate, or set clips = false"
+        return ""
 
     def _begin_fault(self, reason: str) -> None:
         if self._fault is None:

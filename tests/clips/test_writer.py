@@ -187,6 +187,22 @@ def test_a_disk_that_refuses_is_reported_once_and_again_when_it_mends(
     assert [r.levelname for r in caplog.records] == ["ERROR", "WARNING"]
 
 
+def test_a_rate_that_flac_does_not_know_costs_the_clip_and_nothing_else(tmp_path: Path) -> None:
+    """Recorders of bats go beyond its 655,350 Hz: the event is missing its clip, and says so."""
+    states: States = []
+    clips = make_writer(tmp_path, states)
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 768_000).astype(np.float32)
+    with running(clips):
+        for second in range(3):
+            clips.hear(AudioChunk(noise, 768_000, START + second * US_PER_S))
+        clips.post(event(start=1, end=2))
+        assert clips.drain(10)
+        assert clips.fault is not None
+        assert "768000 Hz" in clips.fault
+    assert states == [(UUID(int=1), ClipState.MISSING, None)]
+    assert list(tmp_path.rglob("*.*")) == []
+
+
 @contextmanager
 def files_of_at_most(n_bytes: int) -> Iterator[None]:
     """Let the system refuse longer files, as a full disk does, after their first bytes."""
