@@ -24,14 +24,13 @@ from fieldstation.store.errors import DamagedDatabase, StoreError
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.query import Filter
 from fieldstation.store.retention import forget, pause_for
+from fieldstation.store.station_db import KEEP_DELIVERED_DAYS
 from fieldstation.store.writer import StoreThread
 
 RETENTION_EVERY_S = 3_600.0
 LOOK_EVERY_S = 86_400.0
 FORGET_EVERY_S, FORGET_FOR_S = 60.0, 5.0
 """A little at a time: a season of old rows is gone in a day, and who stops need not wait for it"""
-KEEP_DELIVERED_DAYS = 7
-"""Events stay in station.db this long after their receipt, for whoever asks this station"""
 BYTES_PER_MB = 1_000_000
 FAULTS = (OSError, StoreError, GalleryError)
 

@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Print sums a state and cause, or the intervals; default: the last 24 hours.
 
     Without --station and --database this station's own ledger is read, which knows more than
-    the log: also what has not been delivered yet, and what a running station hears just now.
+    the log: also what has not been delivered yet, and what a running station hears just now. What
+    is older than the ledger comes from the log.
     """
     context = with_database(load_context(args), args.database)
     since, until = between(args, context)
@@ -52,15 +53,10 @@ def run(args: argparse.Namespace) -> int:
         raise QuestionError(f"--since {args.since} is not in the past: nothing is covered yet")
 
     from fieldstation.store import query
-    from fieldstation.store.station_db import StationStore
 
     own = args.database is None and args.station is None and context.state.station_db.exists()
     if own:
-        store = StationStore(context.state.station_db, readonly=True)
-        try:
-            coverage = query.coverage(store, since, until, newest=_newest(context))
-        finally:
-            store.close()
+        coverage = _own(context, since, until)
     else:
         with read_log(context) as log:
             assert log is not None
@@ -72,6 +68,21 @@ def run(args: argparse.Namespace) -> int:
         rows = _sums(coverage, (until - since) / US_PER_S, name)
         write_rows(rows, SUMS, args.format, args.output)
     return 0
+
+
+def _own(context: Context, since: int, until: int) -> Coverage:
+    from fieldstation.store import query
+    from fieldstation.store.station_db import KEEP_DELIVERED_DAYS, StationStore
+
+    is_old = since < SystemClock().wall() - KEEP_DELIVERED_DAYS * DAY_US
+    asks_log = is_old and context.settings.log.enabled
+    store = StationStore(context.state.station_db, readonly=True)
+    try:
+        with read_log(context, may_be_missing=True) if asks_log else nullcontext() as log:
+            key = context.state.draw_key()
+            return query.own_coverage(store, since, until, _newest(context), log, key)
+    finally:
+        store.close()
 
 
 def _newest(context: Context) -> Interval | None:

@@ -178,27 +178,43 @@ def species(log: LogStore, wanted: Filter) -> list[SpeciesCount]:
         return [_species_count(row, names) for row in found]
 
 
-def coverage(
-    store: LogStore | StationStore,
-    since: int,
-    until: int,
-    station: str | None = None,
-    newest: Interval | None = None,
-) -> Coverage:
+def coverage(log: LogStore, since: int, until: int, station: str | None = None) -> Coverage:
     """Return what was heard and lost in [since, until), of one station or of all.
 
     Intervals that reach over an end are cut there; a clock step belongs to its instant. In the
     sums no moment of the wall clock counts twice, though a clock that is set back lives through
     some of them twice.
+    """
+    whose = [] if station is None else [COVERAGE.c.station == station]
+    return _cut(_logged_stretches(log, since, until, whose), since, until)
+
+
+def own_coverage(
+    store: StationStore,
+    since: int,
+    until: int,
+    newest: Interval | None = None,
+    log: LogStore | None = None,
+    station_key: str = "",
+) -> Coverage:
+    """Return what a station's own ledger tells, as `coverage` does.
 
     Args:
-        newest: of a station's own ledger: the interval that grows, where it is known better.
+        newest: the interval that grows, where it is known better.
+        log: tells what the ledger has forgotten; None where that is not asked for.
+        station_key: whose it is, in the log.
     """
-    if isinstance(store, StationStore):
-        known = with_newest(store.intervals(since, until), newest)
-        found = [Stretch("", interval) for interval in known]
-    else:
-        found = _logged_stretches(store, since, until, station)
+    known: dict[tuple[str, int, Hearing], Interval] = {}
+    whose = [COVERAGE.c.station_key == station_key]
+    logged = _logged_stretches(log, since, until, whose) if log else []
+    for interval in [*(stretch.interval for stretch in logged), *store.intervals(since, until)]:
+        key = interval.run_id, interval.started_at, interval.state
+        known[key] = max(known.get(key, interval), interval, key=lambda i: i.duration_s)
+    found = with_newest(list(known.values()), newest)
+    return _cut([Stretch("", interval) for interval in found], since, until)
+
+
+def _cut(found: Iterable[Stretch], since: int, until: int) -> Coverage:
     stretches = [
         replace(stretch, interval=cut)
         for stretch in found
@@ -449,15 +465,19 @@ def _species_count(row: Row[Any], names: dict[str, str]) -> SpeciesCount:
     )
 
 
-def _logged_stretches(log: LogStore, since: int, until: int, station: str | None) -> list[Stretch]:
-    touching = union_all(*_intervals_touching(since, until, station)).subquery()
+def _logged_stretches(
+    log: LogStore, since: int, until: int, whose: list[ColumnElement[bool]]
+) -> list[Stretch]:
+    touching = union_all(*_intervals_touching(since, until, whose)).subquery()
     c = touching.c
     query = select(touching).order_by(c.station, c.started_at, c.state)
     with log.database.read() as connection:
         return [_stretch(row) for row in connection.execute(query)]
 
 
-def _intervals_touching(since: int, until: int, station: str | None) -> list[Select[Any]]:
+def _intervals_touching(
+    since: int, until: int, whose: list[ColumnElement[bool]]
+) -> list[Select[Any]]:
     """Return the queries of short and of long intervals, each with an index of its own.
 
     An interval may have begun long before: without its length being bounded, every one up to
@@ -465,9 +485,7 @@ def _intervals_touching(since: int, until: int, station: str | None) -> list[Sel
     """
     is_step = COVERAGE.c.state == Hearing.CLOCK_STEP.value
     ended_at = COVERAGE.c.started_at + case((is_step, 1), else_=COVERAGE.c.duration_s * US_PER_S)
-    touching = select(COVERAGE).where(COVERAGE.c.started_at < until, ended_at > since)
-    if station is not None:
-        touching = touching.where(COVERAGE.c.station == station)
+    touching = select(COVERAGE).where(COVERAGE.c.started_at < until, ended_at > since, *whose)
     no_earlier = since - LONG_S * US_PER_S
     return [
         touching.where(COVERAGE.c.duration_s <= LONG_S, COVERAGE.c.started_at >= no_earlier),

@@ -47,6 +47,8 @@ from fieldstation.store.station_tables import COVERAGE, EVENTS, META, OUTBOX, SC
 
 TIMEOUT_S = 1.0
 """Wait for another process's lock; the thread that writes tries again, so it need not be long"""
+KEEP_DELIVERED_DAYS = 7
+"""Events stay so long after their receipt, coverage after its end, for whoever asks this station"""
 CLOCK = SystemClock()
 
 Compose = Callable[[int], Message]

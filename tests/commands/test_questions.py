@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from fieldstation.cli import main
+from fieldstation.clock import US_PER_S, SystemClock
 from fieldstation.mqtt.messages import detection_message
+from fieldstation.state import State
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.station_db import StationStore
 from tests.commands.conftest import Run
-from tests.store.examples import DAWN, MINUTE, detection, event
+from tests.store.examples import DAWN, MINUTE, detection, event, interval
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,23 @@ def test_what_is_logged_and_not_yet_confirmed_is_shown_once(here: Run, state: Pa
     asked = here("detections", "--format", "jsonl").stdout.splitlines()
     assert Counter(json.loads(line)["state"] for line in asked) == {"logged": 601, "waiting": 1}
     assert json.loads(asked[0])["state"] == "waiting"
+
+
+def test_coverage_of_long_ago_stands_in_the_log(here: Run, state: Path) -> None:
+    """station.db forgets it after a week: what was heard in spring is not unrecorded in summer."""
+    state.mkdir()
+    key, now = State(state).key(), SystemClock().wall()
+    long_ago, lately = now - 30 * 86_400 * US_PER_S, now - 3_600 * US_PER_S
+    log, station = LogStore(str(state / "log.db")), StationStore(state / "station.db")
+    log.record_coverage("hedge", key, [interval(long_ago, 3_600), interval(lately, 600)])
+    log.record_coverage("wood", "1" * 16, [interval(long_ago, 7_200)])
+    station.record_intervals([interval(lately, 900)])
+    log.close()
+    station.close()
+    asked = here("coverage", "--since", "40d", "--format", "jsonl").stdout.splitlines()
+    heard, unrecorded = map(json.loads, asked)
+    assert (heard["state"], heard["seconds"], heard["n"]) == ("heard", 4_500, 2)
+    assert unrecorded["state"] == "unrecorded"
+    (state / "log.db").unlink()
+    asked = here("coverage", "--since", "40d", "--format", "jsonl").stdout.splitlines()
+    assert json.loads(asked[0])["seconds"] == 900

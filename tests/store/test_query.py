@@ -27,6 +27,7 @@ from fieldstation.store.query import (
     cut_interval,
     detections,
     matches,
+    own_coverage,
     species,
     sum_stretches,
 )
@@ -166,7 +167,7 @@ def test_coverage_sums_by_station_state_and_cause(log: LogStore) -> None:
 def test_a_station_answers_from_its_own_ledger(store: StationStore) -> None:
     """The same question before the log has it."""
     store.record_intervals([interval(DAWN, 60.0), interval(DAWN + MINUTE, 60.0)])
-    found = coverage(store, DAWN, DAWN + 90 * US_PER_S)
+    found = own_coverage(store, DAWN, DAWN + 90 * US_PER_S)
     assert found.sums == (CoverageSum("", Hearing.HEARD, "", 90.0, 2),)
 
 
@@ -273,7 +274,7 @@ def test_coverage_adds_up_to_what_was_asked(
             clock.step(happenings[0][1] * (-1 if number % 2 else 1) if happenings else 0)
         since = began + round(asked[0] * SECOND)
         until = since + round(asked[1] * SECOND)
-        found = coverage(store, since, until)
+        found = own_coverage(store, since, until)
         store.close()
     known_s = sum(s.duration_s for s in found.sums if s.state is not Hearing.CLOCK_STEP)
     assert all(s.duration_s >= 0 for s in found.sums if s.state is not Hearing.CLOCK_STEP)
@@ -310,5 +311,5 @@ def test_an_interval_that_grows_is_known_as_far_as_it_has_grown(store: StationSt
         (new, 63.0),
         (replace(grown, duration_s=9.0), 60.0),
     ):
-        found = coverage(store, DAWN, DAWN + 1_000 * SECOND, newest=newest)
+        found = own_coverage(store, DAWN, DAWN + 1_000 * SECOND, newest=newest)
         assert [s.duration_s for s in found.sums] == [heard_s]
