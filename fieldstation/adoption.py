@@ -21,7 +21,15 @@ from fieldstation.analysis.classifier import (
     read_ends,
     rehearse,
 )
-from fieldstation.bundle import Bundle, BundleError, Golden, Outputs, load_bundle, save_bundle
+from fieldstation.bundle import (
+    SAMPLE_RATES,
+    Bundle,
+    BundleError,
+    Golden,
+    Outputs,
+    load_bundle,
+    save_bundle,
+)
 from fieldstation.onnx_session import CPU, CUDA
 from fieldstation.records import Label
 
@@ -71,6 +79,11 @@ def adopt(model: Path, folder: Path, name: str, said: Said) -> Bundle:
         raise BundleError(f"{name!r} cannot name a bundle: use letters, digits, . _ - (--name)")
     if not 0 <= said.threshold <= 1:
         raise BundleError(f"--threshold is {said.threshold:g}; a probability, 0 to 1")
+    low, high = SAMPLE_RATES
+    if not low <= said.sample_rate <= high:
+        raise BundleError(f"--rate is {said.sample_rate}; {low} to {high} Hz")
+    if not model.is_file():
+        raise BundleError(f"{model} is {'no file' if model.exists() else 'missing'}: name a file")
     target = folder / name
     if target.exists():
         raise BundleError(f"{target} exists: choose another --name, or remove it")
@@ -148,7 +161,10 @@ def _logits(model: Path, ends: GraphEnds, said: Said) -> str:
     if not found:
         shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in ends.outputs.items())
         n = len(said.labels)
-        raise BundleError(f"{model} gives {shapes}: none is [batch, {n}] as the labels")
+        raise BundleError(
+            f"{model} gives {shapes}: none is [batch, {n}] as the "
+            f"{n} labels: correct --labels, or say --logits NAME"
+        )
     if len(found) > 1:
         raise BundleError(f"{model} gives {', '.join(found)}, all as wide: say --logits NAME")
     return found[0]
@@ -166,7 +182,9 @@ def _embedding(model: Path, ends: GraphEnds, said: Said, logits: str) -> str | N
 
 def _named(model: Path, ends: GraphEnds, name: str, option: str) -> str:
     if name not in ends.outputs:
-        raise BundleError(f"{option} is {name!r}; {model} gives {', '.join(ends.outputs)}")
+        raise BundleError(
+            f"{option} is {name!r}; {model} gives {', '.join(ends.outputs)}: name one of them"
+        )
     return name
 
 

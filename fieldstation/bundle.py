@@ -37,6 +37,8 @@ from fieldstation.records import Label, LabelKind
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent / "bundles"
+SAMPLE_RATES = 1_000, 384_000
+"""Hertz: the least and the most that a graph may want"""
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 DEFAULT_TOLERANCE = {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}
 DENOISER = "denoiser.onnx"
@@ -343,8 +345,9 @@ def _check(bundle: Bundle) -> None:
     _check_lengths(where, n, {"thresholds": bundle.thresholds, "offsets": bundle.offsets or None})
     if wrong := [t for t in bundle.thresholds if not 0 <= t <= 1]:
         raise BundleError(f"{where}: thresholds must lie in 0..1; {len(wrong)} do not: {wrong[:3]}")
-    if not 1_000 <= bundle.sample_rate <= 384_000:
-        raise BundleError(f"{where}: sample_rate is {bundle.sample_rate}; 1000 to 384000 Hz")
+    low, high = SAMPLE_RATES
+    if not low <= bundle.sample_rate <= high:
+        raise BundleError(f"{where}: sample_rate is {bundle.sample_rate}; {low} to {high} Hz")
     if not 0.1 <= bundle.window_s <= 60:
         raise BundleError(f"{where}: samples_per_window is {bundle.samples_per_window}; 0.1–60 s")
     if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):

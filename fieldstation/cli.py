@@ -77,7 +77,11 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit code."""
     open_streams()
-    chosen = build_parser().parse_args(arguments)
+    parser = build_parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return EXIT_MEND
+    chosen = parser.parse_args(arguments)
     try:
         parsed = command_parser(chosen.command).parse_args(chosen.arguments)
         code: int = parsed.run(parsed)

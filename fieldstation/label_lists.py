@@ -66,7 +66,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise BundleError(
+            f"{path} cannot be read: {error.strerror or error}: name a text file"
+        ) from error
     except UnicodeDecodeError as error:
         raise BundleError(f"{path} is no UTF-8 text ({error.reason}): save it as UTF-8") from error
 

@@ -265,7 +265,8 @@ def thresholds(bundle: Bundle, settings: Settings) -> tuple[float, ...]:
             nearest = difflib.get_close_matches(name, chosen, n=3, cutoff=0.0)
             raise ConfigError(
                 f"model.thresholds names {name!r}, which bundle {bundle.name} does not know: "
-                f"the nearest of its {len(chosen)} labels are {', '.join(nearest)}"
+                f"correct or remove it: the nearest of its {len(chosen)} labels are "
+                f"{', '.join(nearest)}"
             )
         chosen[name] = threshold
     return tuple(chosen.values())

@@ -109,11 +109,15 @@ def test_a_graph_that_gives_probabilities_is_taken_at_its_word(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"labels": LABELS[:2]}, r"gives logits \[1, 3\]: none is \[batch, 2\] as the labels"),
+        (
+            {"labels": LABELS[:2]},
+            r"gives logits \[1, 3\]: none is \[batch, 2\] as the 2 labels: correct --labels",
+        ),
         ({"name": "../up"}, "'../up' cannot name a bundle"),
         ({"name": ""}, "'' cannot name a bundle"),
         ({"n_samples": 100}, "samples_per_window|the bundle says"),
-        ({"sample_rate": 48}, "sample_rate is 48|samples_per_window"),
+        ({"sample_rate": 48}, "--rate is 48; 1000 to 384000 Hz"),
+        ({"sample_rate": 0}, "--rate is 0; 1000 to 384000 Hz"),
         ({"threshold": 2.0}, "--threshold is 2; a probability, 0 to 1"),
         ({"threshold": float("nan")}, "--threshold is nan"),
     ],
@@ -168,8 +172,12 @@ def test_what_a_killed_adoption_left_is_removed_by_the_next(tmp_path: Path) -> N
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     """A missing file and one that is no graph are named."""
     (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")
-    for name in ("gone.onnx", "text.onnx"):
-        with pytest.raises(BundleError, match=rf"{name} cannot be opened"):
+    for name, said in (
+        ("gone.onnx", "gone.onnx is missing: name a file"),
+        (".", "is no file: name a file"),
+        ("text.onnx", "text.onnx cannot be opened"),
+    ):
+        with pytest.raises(BundleError, match=said):
             adopt(tmp_path / name, tmp_path / "bundles", "x", SAID)
 
 

@@ -34,6 +34,8 @@ BLOCK_S = 1.0
 PACED_BLOCK_S = 0.1
 """Sound per chunk in real time, and the longest wait before `close` is noticed"""
 HASH_BLOCK = 1 << 20
+MOST_CHANNELS = 64
+"""Of standard input; as many as `audio.channel` may choose from"""
 
 OnSkip = Callable[[Path, str], None]
 """Told a file and what of it is not heard, and why"""
@@ -254,9 +256,13 @@ class StandardInput:
             raise FileError("--source - is a terminal: pipe 16-bit PCM into it")
         if not 1_000 <= rate <= 768_000:
             raise FileError(f"--rate is {rate}; 1000 to 768000 Hz")
-        if n_channels < 1 or (channel is not None and channel >= n_channels):
-            wanted = "" if channel is None else f", of which number {channel + 1} is to be heard"
-            raise FileError(f"standard input has {n_channels} channels{wanted}: set another number")
+        if not 1 <= n_channels <= MOST_CHANNELS:
+            raise FileError(f"--channels is {n_channels}; 1 to {MOST_CHANNELS}")
+        if channel is not None and channel >= n_channels:
+            raise FileError(
+                f"standard input has {n_channels} channels, of which number {channel + 1} is to be "
+                "heard: set another number"
+            )
         self._rate = rate
         self._n_channels = n_channels
         self._channel = channel

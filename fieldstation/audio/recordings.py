@@ -56,7 +56,7 @@ def inspect(path: Path, zone: ZoneInfo) -> Recording:
         if not path.is_file():
             raise FileError(f"{path} is {'no file' if path.exists() else 'missing'}: name a file")
         if path.stat().st_size == 0:
-            raise FileError(f"{path} is empty: 0 bytes")
+            raise FileError(f"{path} is empty: 0 bytes: name another")
         with path.open("rb"):  # libsndfile says only "System error"
             pass
         with soundfile.SoundFile(path) as file:
@@ -67,10 +67,11 @@ def inspect(path: Path, zone: ZoneInfo) -> Recording:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
     except soundfile.LibsndfileError as error:
         raise FileError(
-            f"{path} is no audio file, or a damaged one: {error.error_string.rstrip('.')}"
+            f"{path} is no audio file, or a damaged one: {error.error_string.rstrip('.')}: "
+            "name another"
         ) from error
     if n_frames <= 0:
-        raise FileError(f"{path} is empty: it holds no sample")
+        raise FileError(f"{path} is empty: it holds no sample: name another")
     return Recording(path, sample_rate, n_channels, n_frames, started_at, start_source)
 
 

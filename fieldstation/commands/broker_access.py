@@ -78,4 +78,6 @@ def wait_for_broker(connection: Connection, up: Event, patience_s: float = BROKE
             said = f"{connection.access.url}: {fault.removesuffix('; trying again') or 'no answer'}"
             if fault.startswith(REFUSALS):
                 raise Refused(said)
-            raise NoAnswer(f"{said}: start the broker, or name another")
+            own = bool(connection.access.socket)
+            mend = "start the station, whose broker it is" if own else "start the broker"
+            raise NoAnswer(f"{said}: {mend}, or name another")

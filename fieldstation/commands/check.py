@@ -88,12 +88,14 @@ class Mend(MendableError):
 
 
 def check_bundle(context: Context, named: str | None) -> str:
-    """Run the golden input; return which provider ran it."""
+    """Run the golden input, match the settings' thresholds; return which provider ran it."""
     from fieldstation.analysis.classifier import Classifier, check_golden
     from fieldstation.bundle import find_bundle, load_bundle
+    from fieldstation.station import thresholds
 
     path = find_bundle(named or context.bundle_name(), context.state.folder)
     bundle = load_bundle(path)
+    thresholds(bundle, context.settings)
     model = context.settings.model
     classifier = Classifier(bundle, model.provider, model.threads)
     difference = check_golden(classifier, bundle)

@@ -1,4 +1,7 @@
-"""Ask when the station heard, and when it did not and why; the sums add up to what was asked."""
+"""Ask when the station heard, and when it did not and why: of the last 24 hours, unless told.
+
+The sums add up to what was asked.
+"""
 
 from __future__ import annotations
 

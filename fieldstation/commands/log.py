@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     from fieldstation.upkeep import LogUpkeep
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    for noisy in ("apscheduler", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     context = with_database(load_context(args), args.database)
     # A hub on a station's machine is another client with another key.
     state = State(context.state.folder / "hub")

@@ -171,6 +171,8 @@ def _find(call: str, bundle: Bundle, context: Context) -> Found:
     try:
         event_id = UUID(call)
     except ValueError:
+        if not Path(call).exists():
+            raise PaintError(f"{call!r} is neither a file nor an event's id: name one") from None
         return call_in_recording(Path(call), listener)
     if Path(call).exists():
         return call_in_recording(Path(call), listener)

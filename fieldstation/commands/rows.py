@@ -53,8 +53,10 @@ def write_rows(
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        where = f"--output is {output!r}" if output else "standard output"
-        raise RowsError(f"{where}: {error.strerror}") from error
+        if output is None:
+            raise RowsError(f"standard output: {error.strerror}") from error
+        said = f"--output is {output!r}: {error.strerror}: name another file"
+        raise RowsError(said) from error
     return next(tally)
 
 
@@ -99,7 +101,8 @@ def _write_parquet(rows: Iterable[Row], columns: Sequence[str], output: str | No
     try:
         pq.write_table(table, output, row_group_size=PARQUET_BATCH)
     except OSError as error:
-        raise RowsError(f"--output is {output!r}: {error.strerror or error}") from error
+        said = error.strerror or error
+        raise RowsError(f"--output is {output!r}: {said}: name another file") from error
 
 
 def _stdout() -> contextlib.AbstractContextManager[TextIO]:

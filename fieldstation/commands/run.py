@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--speed",
         default="max",
-        metavar="max|1",
-        help="of a file: as fast as possible, or in real time (default: max)",
+        metavar="max|X",
+        help="of a file: as fast as possible, or X times real time (default: max)",
     )
     source.add_argument("--rate", type=int, metavar="HZ", help="of standard input (default: 48000)")
     source.add_argument("--channels", type=int, metavar="N", help="of standard input (default: 1)")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fieldstation.commands.broker_access import access_of, add_broker_arguments
 from fieldstation.commands.context import add_context_arguments, load_context
+from fieldstation.errors import MendableError
 
 if TYPE_CHECKING:
     from fieldstation.mqtt.connection import Delivery, Ticket
@@ -22,6 +23,10 @@ EXAMPLES = """  fieldstation watch                              this machine's s
 KINDS = ("detection", "status", "summary", "image")
 INBOX_LIMIT = 500
 """Messages that may wait for a slow terminal; more are not shown"""
+
+
+class WatchError(MendableError):
+    """An option that cannot be meant."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from fieldstation.mqtt.connection import Connection, Session, Subscription
     from fieldstation.mqtt.messages import ROOT, Topics
 
+    if args.count is not None and args.count < 1:
+        raise WatchError(f"--count is {args.count}; at least 1")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     access = access_of(args, load_context(args))
     level = Topics(args.station).level if args.station else "+"

@@ -39,6 +39,17 @@ def test_what_is_wrong_is_named_and_the_exit_code_says_so(
     assert "Traceback" not in ended.stderr
 
 
+def test_a_threshold_for_a_bird_that_the_bundle_does_not_know_is_told(
+    cli: Run, tones: Bundle, tmp_path: Path
+) -> None:
+    """`run` would refuse it, and `check` is what people ask before."""
+    settings = tmp_path / "s.toml"
+    settings.write_text('[model]\nthresholds = { "Dodo" = 0.5 }\n')
+    said = lines(cli("check", "--bundle", tones.path, "--config", settings).stdout)
+    assert "MEND" in said["bundle"]
+    assert "'Dodo'" in said["bundle"]
+
+
 def test_a_damaged_file_is_shown_until_somebody_has_seen_it(
     cli: Run, tones: Bundle, state: Path
 ) -> None:

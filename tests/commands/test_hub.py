@@ -61,11 +61,14 @@ def command(*arguments: object) -> Iterator[subprocess.Popen[str]]:
         assert "Traceback" not in said, said
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> None:
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Return what it said until then."""
     assert process.stdout
+    said = ""
     for line in process.stdout:
+        said += line
         if text in line:
-            return
+            return said
     raise AssertionError(f"{process.args} never said {text!r}")
 
 
@@ -82,7 +85,7 @@ def check_hub(
     """Log two stations into one database; each ends only when its receipts have come."""
     hub = ("log", "--broker", broker.url, "--database", url, "--state", tmp / "hub")
     with command(*hub) as logger:
-        read_until(logger, "connected")
+        assert "alembic" not in read_until(logger, "connected")
         for name in ("hedge", "wood"):
             ended = cli(
                 *("run", "--source", recording, "--bundle", tones.path, "--name", name),

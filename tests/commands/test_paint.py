@@ -169,7 +169,7 @@ def test_a_recording_that_overflows_the_encoder_is_refused(models: Path, sounds:
         ("chaffinch.flac", "unknown", "a bird is heard, but none that the bundle knows"),
         ("chaffinch.flac", "green", r"Fringilla coelebs is not painted .*: it paints Parus major"),
         ("chaffinch.flac", "ear", "bundle ear does not paint"),
-        ("gone.flac", "both", r"gone.flac is missing: name a file"),
+        ("gone.flac", "both", r"gone.flac' is neither a file nor an event's id"),
         ("", "both", "is a folder: name one recording"),
     ],
 )

@@ -176,6 +176,7 @@ def test_options_are_checked_like_settings_and_before_anything_is_written(
         (("--name", "a/b"), "'a/b'"),
         (("--channel", "-1"), "-1"),
         (("--speed", "1e-9"), "'1e-9'"),
+        (("--source", "-", "--channels", "100000"), "--channels is 100000; 1 to 64"),
         (("--broker", "mqtt://a b"), "mqtt://a b"),
         (("--database", "birds.db"), "birds.db"),
     ):
@@ -292,6 +293,15 @@ def test_a_second_station_on_the_same_state_is_refused(
         check_refusal(ended, f"process {station.pid}")
         station.send_signal(signal.SIGTERM)
         station.communicate(timeout=30)
+
+
+def test_without_a_word_it_says_which_there_are() -> None:
+    """Whoever types the bare name sees the commands and examples; it is still a mistake."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "fieldstation"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "fieldstation run --demo" in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])

@@ -7,6 +7,7 @@ from zoneinfo import available_timezones
 
 import pytest
 
+from fieldstation.cli import main
 from fieldstation.commands.watch import describe
 from tests.mqtt.wire_examples import EXAMPLES
 
@@ -27,3 +28,9 @@ def test_an_instant_beyond_them_is_said_to_be_not_understood() -> None:
     fields = json.loads(EXAMPLES["detection"].payload) | {"ended_at": "9999-12-31T23:59:59Z"}
     said = describe(EXAMPLES["detection"].topic, json.dumps(fields).encode())
     assert "not understood: ended_at" in said
+
+
+def test_a_count_of_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody means to watch for no bird."""
+    assert main(["watch", "--count", "0"]) == 2
+    assert "--count is 0; at least 1" in capsys.readouterr().err
