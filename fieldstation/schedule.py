@@ -37,6 +37,8 @@ class Chore:
     at: str = ""
     """Time of day `HH:MM` in the station's zone; or empty, then `every_s`"""
     every_s: float = 0.0
+    first_s: float | None = None
+    """After the start, where that is sooner than `every_s`"""
     on_fault: tuple[type[Exception], ...] = (OSError,)
     """What the work may meet without the station being broken; tried again next time"""
 
@@ -69,11 +71,16 @@ class Chores:
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Do what is requested until told to stop."""
-        due = {chore.name: self._next(chore) for chore in self.chores if chore.every_s}
+        began = time.monotonic()
+        due = {
+            chore.name: began + (chore.every_s if chore.first_s is None else chore.first_s)
+            for chore in self.chores
+            if chore.every_s
+        }
         while not stop.is_set():
             beat()
             for name in [name for name, at in due.items() if time.monotonic() >= at]:
-                due[name] = self._next(self._by_name[name])
+                due[name] = time.monotonic() + self._by_name[name].every_s
                 self.request(name)
             try:
                 name = self._requests.get(timeout=TURN_S)
@@ -86,10 +93,6 @@ class Chores:
     def state(self) -> dict[str, str]:
         """Return the chores whose last try failed, with the reason."""
         return dict(self._failed)
-
-    @staticmethod
-    def _next(chore: Chore) -> float:
-        return time.monotonic() + chore.every_s
 
     def _do(self, chore: Chore) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -27,7 +28,8 @@ from fieldstation.store.retention import forget, pause_for
 from fieldstation.store.station_db import KEEP_DELIVERED_DAYS
 from fieldstation.store.writer import StoreThread
 
-RETENTION_EVERY_S = 3_600.0
+RETENTION_EVERY_S, RETENTION_FIRST_S = 3_600.0, 120.0
+"""Soon, since a station may be switched on for half an hour a day; not at once, when all is read"""
 LOOK_EVERY_S = 86_400.0
 FORGET_EVERY_S, FORGET_FOR_S = 60.0, 5.0
 """A little at a time: a season of old rows is gone in a day, and who stops need not wait for it"""
@@ -57,9 +59,12 @@ class Upkeep:
     def chores(self) -> list[Chore]:
         """Return the chores with their times."""
         times = self._settings.schedule
+        hourly = partial(
+            Chore, every_s=RETENTION_EVERY_S, first_s=RETENTION_FIRST_S, on_fault=FAULTS
+        )
         return [
-            Chore("retention", self.retain, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
-            Chore("pictures", self.retain_pictures, every_s=RETENTION_EVERY_S, on_fault=FAULTS),
+            hourly("retention", self.retain),
+            hourly("pictures", self.retain_pictures),
             Chore("forget", self.forget, every_s=FORGET_EVERY_S, on_fault=FAULTS),
             Chore("look for damage", self.look, every_s=LOOK_EVERY_S, on_fault=FAULTS),
             Chore("backup", self.back_up, at=times.backup_at, on_fault=FAULTS),

@@ -91,6 +91,23 @@ def test_chores_come_at_their_times() -> None:
         thread.join(5)
 
 
+def test_a_chore_may_come_sooner_after_the_start_than_between() -> None:
+    """Who is switched on for half an hour a day does what is due every hour, too."""
+    done: list[str] = []
+    stage = Chores(
+        [
+            Chore("soon", lambda: done.append("soon") or "", every_s=3_600, first_s=0.05),
+            Chore("later", lambda: done.append("later") or "", every_s=3_600),
+        ]
+    )
+    thread, stop = run(stage)
+    assert wait_until(lambda: done == ["soon"])
+    time.sleep(0.1)
+    stop.set()
+    thread.join(5)
+    assert done == ["soon"]
+
+
 @pytest.mark.parametrize("step_s", [-365 * 86_400, -3_600, 365 * 86_400])
 def test_a_clock_that_is_set_delays_no_chore(step_s: float) -> None:
     """A station whose clock began a year ahead would otherwise make no backup for a year."""

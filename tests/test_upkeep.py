@@ -214,6 +214,17 @@ def test_retention_removes_clips_by_size_and_delivered_messages_by_age(
     assert [row.id for row in store.pending()] == ["waiting"]
 
 
+def test_a_station_that_never_runs_for_an_hour_makes_room_too(
+    state: State, store: StationStore, log: LateLog
+) -> None:
+    """By a timer or a panel of solar cells, clips would gather until the disk is full."""
+    chores, _ = upkeep(state, store, log)
+    first = {chore.name: chore.first_s for chore in chores.chores()}
+    assert first["retention"] is not None
+    assert first["pictures"] is not None
+    assert max(first["retention"], first["pictures"]) <= 300
+
+
 def test_old_pictures_go_with_their_time(state: State, store: StationStore, log: LateLog) -> None:
     """The oldest first; without a log of its own a station has none to remove."""
     gallery = Gallery(state.images)
