@@ -87,7 +87,7 @@ def render(station: str, health: Mapping[str, object]) -> str:
 
 def _lines(name: str, kind: str, text: str, labels: str, value: float) -> list[str]:
     name = f"fieldstation_{name}"
-    return [f"# HELP {name} {text}.", f"# TYPE {name} {kind}", f"{name}{{{labels}}} {value:g}"]
+    return [f"# HELP {name} {text}.", f"# TYPE {name} {kind}", f"{name}{{{labels}}} {value:.15g}"]
 
 
 def _escaped(text: str) -> str:

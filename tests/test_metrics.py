@@ -22,10 +22,10 @@ from tests.mqtt.fakes import Stage, until
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 HEALTH: dict[str, object] = {
-    "at": 1_777_600_000_500_000,
+    "at": 1_777_612_345_500_000,
     "version": "0.1.0",
     "uptime_s": 86_400.5,
-    "heard_s": 86_000.0,
+    "heard_s": 31_536_000.1,
     "lost_s": 0.25,
     "n_events": 42,
     "connected": True,
@@ -43,8 +43,9 @@ def samples(page: str) -> dict[str, float]:
 def test_the_page_is_what_prometheus_reads() -> None:
     """Values with their units, a boolean as 0 or 1, and only what health tells."""
     found = samples(render("garden", HEALTH))
-    assert found["fieldstation_health_time_seconds"] == pytest.approx(1_777_600_000.5)
+    assert found["fieldstation_health_time_seconds"] == 1_777_612_345.5
     assert found["fieldstation_uptime_seconds"] == 86_400.5
+    assert found["fieldstation_heard_seconds_total"] == 31_536_000.1
     assert found["fieldstation_events_total"] == 42
     assert found["fieldstation_broker_connected"] == 1
     assert found["fieldstation_problems"] == 1
