@@ -73,7 +73,7 @@ from fieldstation.store.jobs import QueueState
 from fieldstation.store.keeper import Keeper, open_station_db, was_killed
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.query import with_newest
-from fieldstation.store.station_db import StationStore
+from fieldstation.store.station_db import NAME, StationStore
 from fieldstation.store.writer import BYTES_PER_MB, StoreThread
 from fieldstation.supervisor import Supervisor
 from fieldstation.upkeep import Upkeep
@@ -215,6 +215,8 @@ class Service:
         self._closing.callback(self._store.close)
         self._keeper = Keeper(self._store.database, path, copies, self._clock)
         self._closing.callback(self._keeper.close)
+        if self._store.meta(NAME) != plan.who.name:
+            self._store.set_meta(NAME, plan.who.name)
         self._store.settle_clips(take_over(plan.state.clips))
         self._log: LateLog | None = None
         if plan.settings.log.enabled:

@@ -60,12 +60,13 @@ def run(args: argparse.Namespace) -> int:
 
     own = args.database is None and args.station is None and context.state.station_db.exists()
     if own:
-        coverage = _own(context, since, until)
+        coverage, name = _own(context, since, until)
     else:
         with read_log(context) as log:
             assert log is not None
             coverage = query.coverage(log, since, until, args.station)
-    zone, name = context.settings.station.timezone, context.settings.station.name
+        name = args.station or context.settings.station.name
+    zone = context.settings.station.timezone
     if args.intervals:
         write_rows(_intervals(coverage, zone, name), INTERVALS, args.format, args.output)
     else:
@@ -74,9 +75,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _own(context: Context, since: int, until: int) -> Coverage:
+def _own(context: Context, since: int, until: int) -> tuple[Coverage, str]:
+    """Return what the station's own ledger tells, and what it called itself when it last ran."""
     from fieldstation.store import query
-    from fieldstation.store.station_db import KEEP_DELIVERED_DAYS, StationStore
+    from fieldstation.store.station_db import KEEP_DELIVERED_DAYS, NAME, StationStore
 
     is_old = since < SystemClock().wall() - KEEP_DELIVERED_DAYS * DAY_US
     asks_log = is_old and context.settings.log.enabled
@@ -84,7 +86,8 @@ def _own(context: Context, since: int, until: int) -> Coverage:
     try:
         with read_log(context, may_be_missing=True) if asks_log else nullcontext() as log:
             key = context.state.draw_key()
-            return query.own_coverage(store, since, until, _newest(context), log, key)
+            coverage = query.own_coverage(store, since, until, _newest(context), log, key)
+        return coverage, store.meta(NAME) or context.settings.station.name
     finally:
         store.close()
 

@@ -49,6 +49,8 @@ TIMEOUT_S = 1.0
 """Wait for another process's lock; the thread that writes tries again, so it need not be long"""
 KEEP_DELIVERED_DAYS = 7
 """Events stay so long after their receipt, coverage after its end, for whoever asks this station"""
+NAME = "name"
+"""Key in `meta` of what the station called itself at its last start"""
 CLOCK = SystemClock()
 
 Compose = Callable[[int], Message]

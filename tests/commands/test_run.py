@@ -54,7 +54,7 @@ def test_a_recording_ends_as_rows_in_the_log_and_twice_as_the_same(
     assert (row["common_name"], row["state"], row["station"]) == ("Great Tit", "logged", "hedge")
     covered = cli("coverage", "--since", "2026-05-01", "--until", "2026-05-02", "--format", "jsonl")
     heard = [r for r in map(json.loads, covered.stdout.splitlines()) if r["state"] == "heard"]
-    assert [r["seconds"] for r in heard] == [20.0]
+    assert [(r["station"], r["seconds"]) for r in heard] == [("hedge", 20.0)]
 
 
 @needs_mosquitto

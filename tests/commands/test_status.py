@@ -38,7 +38,7 @@ from fieldstation.mqtt import messages
 from fieldstation.mqtt.connection import Access, BrokerUrl, Connection, Delivery, Session
 from fieldstation.mqtt.messages import Status
 from fieldstation.records import Health, Message
-from tests.commands.conftest import RATE
+from tests.commands.conftest import RATE, Run
 from tests.deploy.hub import Hub, needs_hub
 from tests.mosquitto import Mosquitto, free_port, needs_mosquitto
 from tests.mqtt.fakes import KEY, listening, until
@@ -46,6 +46,16 @@ from tests.mqtt.fakes import KEY, listening, until
 WIRE = Path(__file__).parents[2] / "docs" / "wire.md"
 NOW = 1_777_600_000 * US_PER_S
 Ended = subprocess.CompletedProcess[str]
+
+
+def test_a_station_that_does_not_run_is_what_is_to_be_started(cli: Run, state: Path) -> None:
+    """Its broker runs with it: nobody can start that alone."""
+    (state / "broker").mkdir(parents=True)
+    told = {"url": "mqtt://reader@127.0.0.1:1883", "password": "owl", "socket": "/gone"}
+    (state / "broker" / "reader.json").write_text(json.dumps(told))
+    ended = cli("status")
+    assert ended.returncode == 1
+    assert "start the station, whose broker it is" in ended.stderr
 
 
 def delivered(message: Message) -> Delivery:
