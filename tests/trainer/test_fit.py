@@ -146,6 +146,28 @@ def test_a_mistake_is_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--epochs", "0"), ("--epochs", "-3"), ("--threads", "none"), ("--precision", "7")],
+)
+def test_a_number_that_cannot_be_meant_is_told_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    """Not after an hour of decoding."""
+    with pytest.raises(SystemExit) as ended:
+        fit.main(["encoder", "--data", "/nowhere", option, value])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert repr(value) in said
+
+
+def test_without_a_word_it_says_how_it_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever types the bare name sees examples; it is still a mistake."""
+    assert fit.main([]) == 2
+    assert "trainer.fit --data birds --images photographs" in capsys.readouterr().err
+
+
 def test_help_needs_no_torch() -> None:
     """The command line answers before anything heavy is imported."""
     code = (
