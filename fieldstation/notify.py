@@ -6,8 +6,6 @@ import os
 import socket
 from collections.abc import Mapping
 
-from fieldstation.clock import US_PER_S
-
 
 class Notifier:
     """Sends states to the socket that systemd names; without one, every call does nothing.
@@ -29,17 +27,12 @@ class Notifier:
             else None
         )
 
-    @property
-    def watched(self) -> bool:
-        """Return whether somebody listens."""
-        return self._socket is not None
-
     def ready(self) -> None:
         """Tell that the loops run: `systemctl start` returns."""
         self._send("READY=1")
 
     def alive(self) -> None:
-        """Feed the watchdog; call it at least every `watchdog_interval_s()`."""
+        """Feed the watchdog; call it at least twice in its WatchdogSec."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
@@ -69,21 +62,6 @@ class Notifier:
             # A full or vanished socket: the next state carries on, and systemd's own
             # watchdog is the judge of a silence that lasts.
             return
-
-
-def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Return how often to feed the watchdog: half its limit, or None where none is set for us.
-
-    Args:
-        environ: the environment with WATCHDOG_USEC and, where systemd sets it, WATCHDOG_PID.
-
-    Source: sd_watchdog_enabled(3), which recommends half the limit.
-    """
-    limit_us = environ.get("WATCHDOG_USEC", "")
-    meant_for = environ.get("WATCHDOG_PID", str(os.getpid()))
-    if not limit_us.isdecimal() or int(limit_us) == 0 or meant_for != str(os.getpid()):
-        return None
-    return int(limit_us) / US_PER_S / 2
 
 
 def _address(name: str) -> str:

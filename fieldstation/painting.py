@@ -51,11 +51,6 @@ class Painting:
         self._clock = clock
         self._next_look_at = 0.0
 
-    @property
-    def worker_pid(self) -> int | None:
-        """Return the worker's process while there is one of ours."""
-        return self._worker.pid if self._worker else None
-
     def describe(self) -> str:
         """Return what a terminal shows."""
         if self._settings.generation.enabled is False:

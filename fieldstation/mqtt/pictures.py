@@ -89,7 +89,6 @@ class PicturePublisher:
         self._cursor = 0
         self._again_at = 0.0
         self._fault = ""
-        self._n_published = 0
 
     def run(self, stop: Event, beat: Callable[[], None]) -> None:
         """Publish until `stop`."""
@@ -105,11 +104,6 @@ class PicturePublisher:
     def wake(self) -> None:
         """Look for new pictures now; from any thread."""
         self._inbox.put(lambda: None)
-
-    @property
-    def n_published(self) -> int:
-        """Return how many pictures the broker has acknowledged since the start."""
-        return self._n_published
 
     def state(self) -> ConnectionState:
         """Return how it is."""
@@ -224,7 +218,6 @@ class PicturePublisher:
     def _mark(self) -> None:
         if self._acknowledged:
             self._pictures.mark_published(self._acknowledged)
-            self._n_published += len(self._acknowledged)
             self._acknowledged = []
 
     def _report(self, fault: str) -> None:
