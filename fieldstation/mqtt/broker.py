@@ -46,7 +46,7 @@ START_S, STOP_S = 10.0, 5.0
 STABLE_S = 60.0
 """One that ran so long is started again at once; one that dies sooner, after ever longer waits"""
 N_TRIES = 3
-"""Ports tried: between choosing a free one and listening on it somebody else may take it"""
+"""Ports tried at first: between choosing a free one and listening on it somebody may take it"""
 OURS_ALONE = ("NOTIFY_SOCKET", "FIELDSTATION_MQTT_PASSWORD", "PGPASSWORD")
 """A child with the first would tell READY in our place"""
 
@@ -127,13 +127,16 @@ class EmbeddedBroker:
             BrokerError: Mosquitto is not installed.
             BrokerDown: it does not start now: the port is taken, the disk full; the text says why.
         """
+        self._start(N_TRIES)
+
+    def _start(self, n_tries: int) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("the broker must be started from the main thread")
         programs = find_program("mosquitto"), find_program("mosquitto_passwd")
         self._is_wanted = True
         try:
             self._prepare(programs[1])
-            for _ in range(N_TRIES):
+            for _ in range(n_tries):
                 if self._try_port(programs[0], self._choose_port()):
                     return
         except OSError as error:
@@ -154,7 +157,7 @@ class EmbeddedBroker:
             log.warning("the embedded broker ended (%s): starting it again", self._last_words())
         self._retry_at = time.monotonic() + self._backoff.next()
         try:
-            self.start()
+            self._start(1)  # with more, who feeds the watchdog would be held up for too long
         except BrokerError as error:
             if str(error) != self._fault:
                 log.error("%s; trying again", error)

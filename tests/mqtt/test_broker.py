@@ -237,6 +237,24 @@ def test_a_dead_broker_is_started_again_where_it_was(home: EmbeddedBroker) -> No
 
 
 @needs_mosquitto
+def test_a_broker_that_does_not_come_to_listen_is_tried_once_a_look(
+    home: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tries in a row would last longer than the watchdog of a running station waits."""
+    tries, slow = tmp_path / "tries", tmp_path / "bin" / "mosquitto"
+    slow.parent.mkdir()
+    slow.write_text(f"#!/bin/sh\necho once >>'{tries}'\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(rooms, "START_S", 0.5)
+    assert home.pid
+    os.kill(home.pid, signal.SIGKILL)
+    until(lambda: home.pid is None)
+    assert not home.check()
+    assert tries.read_text() == "once\n"
+
+
+@needs_mosquitto
 def test_a_disk_that_takes_nothing_is_waited_for(home: EmbeddedBroker) -> None:
     """A restart that cannot write its files ends nobody."""
     folder = folder_of(home)
