@@ -142,7 +142,9 @@ def run(args: argparse.Namespace) -> int:
     screen.clear()
     if live:
         return 0
-    return _conclude(done, context) or _tell_pictures(service.painting(), plan.wait_for_pictures)
+    return _conclude(done, context) or _tell_pictures(
+        service.painting(), context, plan.wait_for_pictures
+    )
 
 
 class Screen:
@@ -336,10 +338,11 @@ def _waits_for_pictures(args: argparse.Namespace, context: Context, bundle: Bund
     return bool(args.wait_images or (args.demo and bundle.generator and not reason))
 
 
-def _tell_pictures(state: QueueState, waited_for: bool) -> int:
+def _tell_pictures(state: QueueState, context: Context, waited_for: bool) -> int:
     """Say which pictures are still to come, and which will not; 1 where those were waited for."""
     if state.n_waiting:
-        print(f"{state.n_waiting} pictures wait to be painted: fieldstation worker --once")
+        paint = f"fieldstation worker --once --state {context.state.folder}"
+        print(f"{state.n_waiting} pictures wait to be painted: {paint}")
     if state.n_parked:
         print(f"{state.n_parked} pictures cannot be painted: {state.reason}")
     return EXIT_FAILED if waited_for and (state.n_waiting or state.n_parked) else 0

@@ -98,7 +98,7 @@ EXAMPLES: dict[str, Message] = {
     ),
     "status": messages.status_message(Status("garden", KEY, True, START, "0.1.0")),
     "health": messages.health_message(
-        "garden", KEY, Health(START, {"level_dbfs": -41.5, "outbox_waiting": 0, "fault": ""})
+        "garden", KEY, Health(START, {"heard_s": 3512.5, "n_waiting": 0, "problems": []})
     ),
     "summary": messages.summary_message(
         Summary(
