@@ -149,7 +149,7 @@ class Logger:
         self._connection = connection
         self._log = log
         self._id = logger_id
-        self._station = station
+        self._level = "+" if station is None else Topics(station).level
         self._pictures = pictures
         self._wall = wall
         self._away = away
@@ -211,12 +211,11 @@ class Logger:
     # In the stage's thread.
 
     def _session(self) -> Session:
-        level = "+" if self._station is None else Topics(self._station).level
         kinds = KINDS if self._pictures is None else (*KINDS, "image")
         return Session(
             client_id=f"fieldstation-logger-{self._id}",
             subscriptions=tuple(
-                Subscription(f"{messages.ROOT}/{level}/{kind}", own=True) for kind in kinds
+                Subscription(f"{messages.ROOT}/{self._level}/{kind}", own=True) for kind in kinds
             ),
             expiry_s=SESSION_S,
             manual_ack=True,
@@ -237,7 +236,7 @@ class Logger:
         self, deliveries: list[Delivery], stop: Event, beat: Callable[[], None]
     ) -> None:
         """Commit a batch, however long that takes; then acknowledge it and give receipts."""
-        batch = sort(deliveries)
+        batch = sort([delivery for delivery in deliveries if self._is_ours(delivery)])
         while not stop.is_set():
             try:
                 receipts = self._commit(batch, beat)
@@ -252,6 +251,13 @@ class Logger:
             for receipt in receipts:
                 self._connection.publish(messages.receipt_message(receipt))
             return
+
+    def _is_ours(self, delivery: Delivery) -> bool:
+        """Return whether we log a message; what we do not is acknowledged, and that is all.
+
+        The broker keeps a session's subscriptions, those below an earlier name of the station too.
+        """
+        return self._level in ("+", delivery.topic.split("/")[1])
 
     def _commit(self, batch: Batch, beat: Callable[[], None]) -> list[Receipt]:
         """Write everything; return one receipt a station."""

@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Event
 from typing import Protocol
@@ -154,6 +154,7 @@ class Publisher:
         self._connection = connection
         self._outbox = outbox
         self._topics = topics
+        self._level = topics.level
         self._key = station_key
         self._trust = trust
         self._version = version
@@ -343,7 +344,7 @@ class Publisher:
         return min(WINDOW, self._connection.receive_maximum) - len(self._in_flight)
 
     def _publish(self, row: OutboxRow) -> bool:
-        ticket = self._connection.publish(row.message)
+        ticket = self._connection.publish(self._below_our_name(row.message))
         if ticket is None:
             return False
         if not self._in_flight:
@@ -352,6 +353,12 @@ class Publisher:
         if time.monotonic() < self._early_until and len(self._early) < EARLY_ROWS:
             self._early[row.id] = row.sequence
         return True
+
+    def _below_our_name(self, message: Message) -> Message:
+        """Return a message to where the station is now: it may have been renamed since."""
+        if message.topic.startswith(f"{messages.ROOT}/{self._level}/"):
+            return message
+        return replace(message, topic=self._topics.of(message.topic.split("/", 2)[-1]))
 
     def _note_published(self, ticket: Ticket, refusal: str) -> None:
         row = self._in_flight.pop(ticket, None)  # None: a status, or of an earlier connection

@@ -65,6 +65,17 @@ def test_everything_that_waits_arrives_once_and_in_order(connect: Connect) -> No
     assert set(outbox.confirmed.values()) == {1}
 
 
+def test_what_waited_when_a_station_was_renamed_is_told_by_its_new_name(connect: Connect) -> None:
+    """Below the old one nobody hears it, and no access list lets the station write there."""
+    outbox, log = Outbox.of(3, station="pond"), fakes.Log()
+    receiving = connect()
+    own = Logger(receiving, cast(Log, log), OWN, station="garden", turn_s=TURN_S)
+    with running(own), running(publisher(connect(), outbox)) as _:
+        until(lambda: outbox.n_pending() == 0)
+    assert {row.station for row in log.rows.values()} == {"garden"}
+    assert len(log.rows) == 3
+
+
 def test_a_broker_that_forgets_everything_again_and_again_loses_nothing(
     broker: Mosquitto, connect: Connect
 ) -> None:

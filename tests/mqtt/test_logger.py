@@ -105,6 +105,23 @@ def test_a_station_s_own_logger_hears_that_station_only(connect: Connect) -> Non
     assert {d.station for d in log.rows.values()} == {"north"}
 
 
+def test_the_name_that_a_station_had_before_is_let_go(connect: Connect) -> None:
+    """The broker keeps a session's subscriptions: whoever has that name now, is heard still."""
+    log = fakes.Log()
+    with logging_to(connect, log, "south"):
+        pass
+    with logging_to(connect, log, "north"), telling(connect) as (teller, seen):
+        tell(teller, 1, station="south")
+        tell(teller, 2, station="north")
+        until(lambda: seen.deliveries)
+        tell(teller, 3, station="north")
+        until(lambda: len(receipts(seen)) > 1)
+    assert {d.station for d in log.rows.values()} == {"north"}
+    with logging_to(connect, log):  # nor does it come again, to whoever asks for all
+        time.sleep(0.2)
+    assert {d.station for d in log.rows.values()} == {"north"}
+
+
 def test_a_repeated_detection_is_confirmed_again(connect: Connect) -> None:
     """Its first receipt may have been lost; the log keeps one row."""
     log = fakes.Log()
