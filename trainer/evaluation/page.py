@@ -91,7 +91,8 @@ def _under(report: Mapping[str, Any]) -> str:
     return (
         f'<p class="under">Encoder <code>{escape(report["encoder_id"])}</code>{fold}: '
         f"{report['n_recordings']} recordings, {report['n_windows']} windows. "
-        "Intervals are 95 %, over draws of recordings.</p>"
+        "Intervals are 95 %, over draws of recordings."
+        f"{' The bundle was ' + report['caution'] + '.' if report['caution'] else ''}</p>"
     )
 
 

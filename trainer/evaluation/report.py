@@ -91,6 +91,7 @@ def card(
         "bundle": bundle.name,
         "encoder_id": bundle.encoder_id,
         "trained_fold": bundle.trained_on.get("fold"),
+        "caution": caution(bundle.trained_on, fold),
         "data": data.resolve().name,
         "fold": fold,
         "data_hash": content_hash(recordings),
@@ -102,6 +103,21 @@ def card(
         "n_windows": len(heard.owner),
         "n_known": int((heard.target >= 0).sum()),
     }
+
+
+def caution(trained_on: Mapping[str, Any], fold: int | None) -> str | None:
+    """Return why the figures may flatter a bundle that says which fold it was trained without."""
+    if "fold" not in trained_on:
+        return None
+    left_out = trained_on["fold"]
+    if left_out is None:
+        return "trained on every fold of its data: recordings among these flatter it"
+    if left_out == fold:
+        return None
+    return (
+        f"trained on all folds of its data but {left_out}: recordings among these flatter it; "
+        f"--fold {left_out} leaves them out"
+    )
 
 
 def measure(bundle: Bundle, heard: Heard, recordings: Sequence[Recording]) -> dict[str, Any]:
@@ -147,6 +163,8 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
         f"{report['bundle']} ({report['encoder_id']}) on {report['data']}: "
         f"{report['n_recordings']} recordings, {report['n_windows']} windows"
     )
+    if report["caution"]:
+        yield f"  {report['caution']}"
     for file, reason in report["skipped"].items():
         yield f"  not heard: {file}: {reason}"
 

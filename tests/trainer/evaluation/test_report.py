@@ -15,12 +15,23 @@ from fieldstation.bundle import Bundle, load_bundle, load_golden, save_bundle
 from tests.onnx_models import make_tone_bundle
 from tests.trainer.evaluation.folders import CHAFFINCH, GREAT_TIT, OTHER, write_audio, write_table
 from trainer import evaluate
+from trainer.evaluation.report import caution
 
 PROMISED = (
     *("recording_top1", "recording_top1_interval", "window_top1", "window_top1_interval"),
     *("macro", "macro_interval", "cmap", "cmap_interval", "ece", "ece_interval", "ece_floor"),
     *("species", "confusion", "reliability", "unknown_auroc", "background_auroc", "event_f1"),
-    *("recordists", "errors", "skipped", "peer", "device", "seed", "versions", "data_hash"),
+    *(
+        "recordists",
+        "caution",
+        "errors",
+        "skipped",
+        "peer",
+        "device",
+        "seed",
+        "versions",
+        "data_hash",
+    ),
     *("seconds", "encoder_id", "n_recordings", "n_windows"),
 )
 
@@ -87,6 +98,24 @@ def test_the_report_has_all_that_is_promised(tones: Bundle, folder: Path, tmp_pa
     assert report["event_f1"] == 1.0
     assert [error["file"] for error in report["errors"]] == ["swapped.wav"]
     assert report["peer"] is None
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "fold", "said"),
+    [
+        ({}, None, None),
+        ({"fold": 0}, 0, None),
+        ({"fold": 0}, None, "--fold 0 leaves them out"),
+        ({"fold": 0}, 1, "--fold 0 leaves them out"),
+        ({"fold": None}, 0, "trained on every fold"),
+    ],
+)
+def test_a_bundle_that_knows_the_recordings_is_not_praised_unwarned(
+    trained_on: dict[str, Any], fold: int | None, said: str | None
+) -> None:
+    """The shipped bundle names every recording that it was trained with."""
+    told = caution(trained_on, fold)
+    assert told is None if said is None else said in str(told)
 
 
 def test_it_runs_from_anywhere_and_writes_nothing_else(
