@@ -32,7 +32,7 @@ ROOM = 1.2
 
 
 def back_up(database: str | Path, folder: Path, keep: int, clock: Clock = CLOCK) -> Path:
-    """Copy a SQLite database into `folder` and delete all but the newest copies.
+    """Copy a SQLite database into `folder` and delete all but it and the newest copies.
 
     Args:
         database: its file, or a url.
@@ -56,7 +56,9 @@ def back_up(database: str | Path, folder: Path, keep: int, clock: Clock = CLOCK)
         for left_over in folder.glob(f"{path.stem}-*.db.tmp"):
             left_over.unlink()  # of a backup that was killed
         _write_copy(path, copy)
-        for old in backups(path, folder)[keep:]:
+        # This one stays, though a clock that began in 1970 makes it the oldest by its name.
+        others = [other for other in backups(path, folder) if other != copy]
+        for old in others[keep - 1 :]:
             old.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(

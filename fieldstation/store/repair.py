@@ -119,7 +119,9 @@ def _put_in_place(whole: Path, path: Path, why: str, clock: Clock) -> Path:
     Path(f"{path}-shm").unlink(missing_ok=True)
     os.rename(new, path)
     _sync(path.parent)
-    for old in put_aside(path)[ASIDE_KEPT:]:
+    # Also by a clock that began in 1970, which makes this one the oldest by its name.
+    others = [other for other in put_aside(path) if other != aside]
+    for old in others[ASIDE_KEPT - 1 :]:
         remove(old)
     return aside
 

@@ -79,6 +79,17 @@ def test_the_newest_copies_are_kept(path: Path, clock: FakeClock) -> None:
     ]
 
 
+def test_a_copy_of_a_machine_that_began_in_1970_is_kept(path: Path, clock: FakeClock) -> None:
+    """By its name it is the oldest; it has what the others have not."""
+    folder = path.parent / "backups"
+    LogStore(str(path)).close()
+    for _ in range(2):
+        newest = back_up(path, folder, 2, clock)
+        clock.advance(DAY_S)
+    copy = back_up(path, folder, 2, FakeClock(wall=60_000_000))
+    assert backups(path, folder) == [newest, copy]
+
+
 def test_station_db_is_copied_with_its_outbox(path: Path, clock: FakeClock) -> None:
     """A station put back from its copy goes on with what waited, and with the next place."""
     store = StationStore(path, clock)

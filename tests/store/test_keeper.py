@@ -15,7 +15,7 @@ from fieldstation.records import ClipState, Message
 from fieldstation.store.backup import back_up
 from fieldstation.store.errors import DamagedDatabase, StoreError, StoreUnavailable
 from fieldstation.store.keeper import LEAP, Keeper, open_station_db
-from fieldstation.store.repair import put_aside
+from fieldstation.store.repair import put_aside, put_in_place
 from fieldstation.store.station_db import StationStore
 from tests.fakes import FakeClock
 from tests.store.conftest import full_disk
@@ -46,6 +46,19 @@ def keeper(store: StationStore, path: Path, clock: FakeClock) -> Iterator[Keeper
     keeper = Keeper(store.database, path, path.parent / "backups", clock)
     yield keeper
     keeper.close()
+
+
+def test_what_is_put_aside_in_1970_is_kept(tmp_path: Path, clock: FakeClock) -> None:
+    """It was told that it is there, and holds what could not be read."""
+    path, whole = tmp_path / "station.db", tmp_path / "station.db.part"
+    for now in (clock, clock, clock, FakeClock(wall=60_000_000)):
+        path.touch()
+        whole.touch()
+        aside = put_in_place(whole, path, "damaged", now)
+        clock.advance(60)
+    assert aside.name == "station.db.damaged-19700101T000100Z"
+    assert aside in put_aside(path)
+    assert len(put_aside(path)) == 3
 
 
 def remove(path: Path) -> None:
