@@ -23,6 +23,9 @@ DROPPED = "jobs_dropped"
 """Counter: jobs that gave way because the queue was full"""
 GAVE_WAY = "gave way to others: the queue was full"
 
+MOST_SAID = 100
+"""Different reasons for no picture, of which a stranger may make up any number"""
+
 Day = tuple[str, str, str]
 """Station, local date, scientific name"""
 Values = dict[str, Any]
@@ -79,7 +82,7 @@ class JobMaker:
         return detection.probability >= policy.min_probability
 
     def _say(self, text: str) -> None:
-        if text not in self._said:
+        if text not in self._said and len(self._said) < MOST_SAID:
             self._said.add(text)
             log.info("%s", text)
 

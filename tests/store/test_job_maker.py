@@ -13,7 +13,15 @@ from sqlalchemy import select
 from fieldstation.records import Detection, Hearing
 from fieldstation.store.embeddings import embedding_of
 from fieldstation.store.errors import StoreUnavailable
-from fieldstation.store.job_maker import AGAIN, FIRST, LATER, JobMaker, JobPolicy, job_values
+from fieldstation.store.job_maker import (
+    AGAIN,
+    FIRST,
+    LATER,
+    MOST_SAID,
+    JobMaker,
+    JobPolicy,
+    job_values,
+)
 from fieldstation.store.jobs import Jobs
 from fieldstation.store.log_db import LogStore, Outcome
 from fieldstation.store.log_tables import JOBS
@@ -159,6 +167,16 @@ def test_what_cannot_be_painted_makes_no_job_and_is_said_once(
         "no pictures of Blackbird (Turdus merula): the bundle paints none",
         "no pictures of what encoder other names (garden): the generator was made for ours",
     ]
+
+
+def test_whoever_makes_up_names_does_not_fill_the_journal(
+    log_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A station of a hub may tell a new species with every message."""
+    caplog.set_level(logging.INFO)
+    strange = [detection(n, scientific_name=f"Avis {n}") for n in range(1, MOST_SAID + 50)]
+    logged(log_url, *strange, paints=frozenset({"Parus major"}))
+    assert len(caplog.messages) == MOST_SAID
 
 
 @settings(
