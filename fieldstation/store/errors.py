@@ -72,7 +72,7 @@ def _translate_sqlite(error: sqlite3.Error, name: str) -> StoreError | None:
     kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
     code = getattr(error, "sqlite_errorname", "")
     match kind:
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
             return StoreBusy(f"{name} is locked by another process: wait for it, or end it")
         case sqlite3.SQLITE_FULL:
             return StoreUnavailable(f"{name}: the disk is full: free some space")

@@ -124,6 +124,24 @@ def test_a_lock_is_told_once_and_waited_for(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+def test_a_race_for_the_wal_is_waited_out(store: StationStore) -> None:
+    """SQLite gives up after ten seconds of it, and not because of what was to be written."""
+    race = sqlite3.OperationalError("locking protocol")
+    race.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
+    races = [race]
+
+    def compose(sequence: int) -> Message:
+        if races:
+            raise races.pop()
+        return message(sequence)
+
+    writer = StoreThread(store)
+    writer.post_event(event(1), compose)
+    assert writer.step(0.1) == 0
+    retry(writer)
+    assert len(store.pending()) == 1
+
+
 def test_a_full_disk_is_waited_for(store: StationStore, tmp_path: Path) -> None:
     """A transaction that did not fit is whole again when there is space."""
     store.record_event(event(1), message)
