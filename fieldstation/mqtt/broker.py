@@ -267,7 +267,10 @@ class EmbeddedBroker:
     def _last_words(self) -> str:
         """Return what it last said, without the time: its errors, where there are any."""
         path = self._folder / "mosquitto.log"
-        said = path.read_text(errors="replace").splitlines() if path.exists() else []
+        try:
+            said = path.read_text(errors="replace").splitlines()
+        except OSError:
+            said = []
         lines = [line.partition(": ")[2] for line in said]
         errors = [line for line in lines if "Error" in line]
         return " ".join(errors[-2:] or lines[-1:]) or f"nothing in {path}"

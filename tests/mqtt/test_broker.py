@@ -255,6 +255,20 @@ def test_a_broker_that_does_not_come_to_listen_is_tried_once_a_look(
 
 
 @needs_mosquitto
+def test_last_words_that_the_disk_does_not_give_end_no_station(home: EmbeddedBroker) -> None:
+    """Who looks after the broker is the main thread: it says that they cannot be read."""
+    said = folder_of(home) / "mosquitto.log"
+    said.unlink()
+    said.mkdir()
+    assert home.pid
+    os.kill(home.pid, signal.SIGKILL)
+    until(lambda: home.pid is None)
+    assert not home.check()
+    said.rmdir()
+    until(home.check)
+
+
+@needs_mosquitto
 def test_a_disk_that_takes_nothing_is_waited_for(home: EmbeddedBroker) -> None:
     """A restart that cannot write its files ends nobody."""
     folder = folder_of(home)
