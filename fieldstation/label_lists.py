@@ -56,6 +56,17 @@ def only_species(labels: Sequence[Label], path: Path) -> tuple[Label, ...]:
     return tuple(_kept(label, wanted) for label in labels)
 
 
+def strangers(labels: Sequence[Label], path: Path) -> list[str]:
+    """Return the names of a list that are none of the labels': misspelt, or unknown to the model.
+
+    Raises:
+        BundleError: the list cannot be read.
+    """
+    known = {label.scientific_name.casefold() for label in labels}
+    names = [label.scientific_name for label in read_labels(path)]
+    return [name for name in names if name.casefold() not in known]
+
+
 def _kept(label: Label, wanted: Iterable[str]) -> Label:
     if label.kind is not LabelKind.SPECIES or label.scientific_name.casefold() in wanted:
         return label

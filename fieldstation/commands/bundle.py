@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ no_bird or unknown_bird).
 """
 N_SHOWN = 60
 """Labels that `show` prints unless asked for all"""
+N_UNHEARD = 5
+"""Names of a list that `add` repeats where the model does not know them"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace, context: Context) -> None:
     from fieldstation.adoption import Said, adopt, name_for
-    from fieldstation.label_lists import only_species, read_labels
+    from fieldstation.label_lists import only_species, read_labels, strangers
 
     labels = read_labels(args.labels)
+    unheard = strangers(labels, args.species) if args.species else []
     if args.species:
         labels = only_species(labels, args.species)
     said = Said(
@@ -94,8 +98,20 @@ def _add(args: argparse.Namespace, context: Context) -> None:
         f"{bundle.name}: {len(bundle.species)} species"
         f"{f' and {n_others} other labels' if n_others else ''}, {_window(bundle)}, "
         f"{bundle.activation}, threshold {args.threshold:g}, in {bundle.path}\n"
+        f"{_unheard(unheard)}"
         f"try it: fieldstation run --demo --bundle {bundle.name}\n"
         f"keep it: fieldstation bundle use {bundle.name}"
+    )
+
+
+def _unheard(names: Sequence[str]) -> str:
+    """Return a line about names of --species that make no event."""
+    if not names:
+        return ""
+    more = f" and {len(names) - N_UNHEARD} more" if len(names) > N_UNHEARD else ""
+    shown = ", ".join(names[:N_UNHEARD])
+    return (
+        f"not among its labels, so never heard: {shown}{more} (scientific names, as in --labels)\n"
     )
 
 

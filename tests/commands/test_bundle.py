@@ -52,9 +52,22 @@ def test_only_some_species_can_be_let_in(
     here.write_text("Parus major\n", encoding="utf-8")
     state = ["--state", str(tmp_path / "state")]
     assert main(["bundle", "add", *given, "--species", str(here), *state]) == 0
-    assert "foreign: 1 species and 2 other labels" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "foreign: 1 species and 2 other labels" in said
+    assert "never heard" not in said
     assert main(["bundle", "show", "foreign", *state]) == 0
     assert "Chaffinch (Fringilla coelebs)  unknown_bird" in capsys.readouterr().out
+
+
+def test_a_misspelt_name_of_a_list_is_told(
+    tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise its bird would be missed for a season, and nobody would know why."""
+    here = tmp_path / "here.txt"
+    here.write_text("Parus major\nFringila coelebs\n", encoding="utf-8")
+    arguments = ["bundle", "add", *given, "--species", str(here)]
+    assert main([*arguments, "--state", str(tmp_path / "state")]) == 0
+    assert "so never heard: Fringila coelebs (" in capsys.readouterr().out
 
 
 def test_a_folder_is_remembered_wherever_it_is_asked_from(
