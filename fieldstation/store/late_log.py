@@ -47,7 +47,8 @@ class LateLog:
         Args:
             maker: makes the jobs of what is new; None: no pictures.
             backups: folder of its copies, for whoever alone restores it; None: another does.
-            on_restored: called when a damaged one was restored, perhaps without all of its rows.
+            on_restored: called when another file came in its place, perhaps without all of its
+                rows: the restored one, a new one, or that of a disk that was away.
 
         Raises:
             StoreError: it will not open by waiting.
@@ -149,7 +150,10 @@ class LateLog:
                 raise
             # A disk that was pulled may be put back: who hears does not end for that.
             raise StoreUnavailable(str(error)) from error
-        self._opened = self._file_id()
+        before, self._opened = self._opened, self._file_id()
+        if before not in (None, self._opened):
+            # Not here: it waits for others, who may wait for the log.
+            threading.Thread(target=self._on_restored, name="tell again", daemon=True).start()
         assert self._log is not None  # a repair that begins is an error
         return self._log
 
@@ -182,6 +186,7 @@ class LateLog:
         except StoreError as error:
             log.error("%s", error)
             return
+        self._opened = self._file_id()
         self._news = f"{path} was damaged: {saved}; the damaged file is {aside}"
         log.error("%s", self._news)
         self._on_restored()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -60,6 +61,25 @@ def test_a_log_whose_folder_is_taken_away_is_waited_for(tmp_path: Path) -> None:
     elsewhere.rename(disk)
     log.record([detection(2)], 0)
     assert n_rows(disk / "log.db") == 2
+    log.close()
+
+
+def test_another_log_in_its_place_is_told_what_it_may_lack(tmp_path: Path) -> None:
+    """While a disk is pulled its folder may be there, and empty: a log in it is hidden later."""
+    disk, pulled, told = tmp_path / "disk", tmp_path / "pulled", threading.Event()
+    disk.mkdir()
+    log = LateLog(f"sqlite:///{disk / 'log.db'}", on_restored=told.set)
+    log.record([detection(1)], 0)
+    assert not told.is_set()
+    disk.rename(pulled)
+    disk.mkdir()
+    log.record([detection(2)], 0)
+    assert told.wait(20)
+    told.clear()
+    disk.rename(tmp_path / "hidden")
+    pulled.rename(disk)
+    log.record([detection(3)], 0)
+    assert told.wait(20)
     log.close()
 
 
