@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -106,14 +107,24 @@ class Places:
         ]
         self._last_s = 0.0
 
-    def place(self, at_us: int) -> float | None:
-        """Return the simulated second of an instant; None where there was no such instant."""
+    def place(self, at_us: int, from_s: float | None = None) -> float | None:
+        """Return the simulated second of an instant; None where there was no such instant.
+
+        Args:
+            at_us: the instant, by the wall clock.
+            from_s: if it may be this second or later, it is: where what came before ended.
+        """
+        last_s, found = self._last_s - 2 * NEAR_S, []
         for begin, end, zero in self._spans:
             second = at_us / 1e6 - zero
-            if begin - NEAR_S <= second <= end + NEAR_S and second >= self._last_s - 2 * NEAR_S:
-                self._last_s = max(self._last_s, second)
-                return second
-        return None
+            if begin - NEAR_S <= second <= end + NEAR_S and second >= last_s:
+                found.append(second)
+        if not found:
+            return None
+        later = (s for s in found if from_s is None or s >= from_s - COVERAGE_ERROR_S)
+        second = next(later, found[0])
+        self._last_s = max(self._last_s, second)
+        return second
 
 
 def look_at(played: Played, state: Path, arrivals: Path) -> dict[str, Any]:
@@ -236,7 +247,7 @@ def _overlapping(played: Played, rows: Sequence[dict[str, Any]], failures: list[
     """Return the seconds that two intervals claim."""
     places, ended_s, overlap_s = Places(played), 0.0, 0.0
     for row in rows:
-        began_s = places.place(row["started_at"])
+        began_s = places.place(row["started_at"], from_s=ended_s)
         if began_s is None:
             failures.append(f"an interval that began at no instant there was: {row}")
             continue
@@ -420,8 +431,17 @@ def clips(played: Played, state: Path, failures: list[str]) -> dict[str, int]:
     seconds = [(row["clip_state"], places.place(row["started_at"])) for row in rows]
     missing = [s for told_as, s in seconds if told_as == "missing" and not _may_lack(played, s)]
     if missing:
-        failures.append(f"{len(missing)} clips are missing without a fault, at {missing[:5]} s")
+        failures.append(
+            f"{len(missing)} clips are missing without a fault, at {missing[:5]} s; "
+            f"of all that are, the station said {_why_missing(state.parent / 'station.log')}"
+        )
     return dict(Counter(row["clip_state"] for row in rows))
+
+
+def _why_missing(journal: Path) -> dict[str, int]:
+    """Return what a station said of clips that it could not keep, and how often."""
+    said = re.findall(r"no clip of [^:]+: (.+)", journal.read_text(errors="replace"))
+    return dict(Counter(said))
 
 
 def _may_lack(played: Played, second: float | None) -> bool:

@@ -15,7 +15,7 @@ import pytest
 
 from bench import soak
 from bench.simulated import SimulatedTime
-from bench.soak_checks import Played, is_undisturbed, look_at
+from bench.soak_checks import Life, Played, _overlapping, is_undisturbed, look_at
 from bench.soak_sound import Judge, Tape, choose
 from fieldstation.bundle import find_bundle, load_bundle
 from fieldstation.demo import RECORDING
@@ -96,6 +96,30 @@ def test_without_a_time_of_its_own_a_process_has_ours(tmp_path: Path) -> None:
     wall, monotonic = map(float, said.split())
     assert abs(wall - time.time()) < 5
     assert abs(monotonic - time.monotonic()) < 5
+
+
+def test_an_interval_after_a_clock_was_set_back_begins_where_the_last_one_ended() -> None:
+    """Its instant was there twice; one that had to begin earlier is seen to overlap."""
+    hour = 3_600.0
+    played = Played(
+        began_at=0.0,
+        calls=[],
+        faults=[],
+        lives=[Life(0.0, 0.0, 1.0, ended_s=9 * hour)],
+        samples=[],
+        committed=set(),
+        wall_offsets=[(0.0, 0.0), (5 * hour, -2 * hour)],
+        played_at=[],
+    )
+    failures: list[str] = []
+    rows = [
+        {"started_at": 0, "duration_s": 5 * hour},
+        {"started_at": round(3 * hour * 1e6), "duration_s": hour},
+    ]
+    assert _overlapping(played, rows, failures) == 0.0
+    rows.append({"started_at": round(3.5 * hour * 1e6), "duration_s": hour})
+    assert _overlapping(played, rows, failures) == 0.5 * hour
+    assert failures == ["intervals overlap by 1800.0 s"]
 
 
 @pytest.mark.timeout(900)  # it waits for a busy machine, as a day cannot
