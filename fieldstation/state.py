@@ -6,6 +6,7 @@ station.db    events, outbox, coverage          log.db     the log (unless confi
 clips/        recordings of events              backups/   nightly copies
 images/       pictures of events                worker/    places of those who paint
 broker/       the embedded broker's own         bundles/   models added by hand
+ageing.json   the time by which things grow old looked.json  the last look for damage
 """
 
 from __future__ import annotations
@@ -187,6 +188,10 @@ class State:
         for folder in filter(None, (runtime, environ.get("XDG_RUNTIME_DIR", ""))):
             if os.access(folder, os.W_OK):
                 return Vitals(Path(folder), f"fieldstation-{name}-")
+        return Vitals(self.folder, "")
+
+    def notes(self) -> Vitals:
+        """Return small files of what has to be known at the next start, after a power cut too."""
         return Vitals(self.folder, "")
 
     def told_vitals(self) -> Vitals | None:

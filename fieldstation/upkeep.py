@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from fieldstation.ageing import AgeingClock
 from fieldstation.clips.retention import expire
 from fieldstation.clock import US_PER_S, Clock, instant_of, local
 from fieldstation.config import Settings
@@ -16,7 +18,7 @@ from fieldstation.mqtt.messages import SpeciesCount, Summary, summary_message
 from fieldstation.pictures import retain
 from fieldstation.records import ClipState, Hearing, StationIdentity
 from fieldstation.schedule import Chore
-from fieldstation.state import State
+from fieldstation.state import State, Vitals
 from fieldstation.store import query
 from fieldstation.store.backup import back_up
 from fieldstation.store.damage import find_damage
@@ -30,7 +32,9 @@ from fieldstation.store.writer import StoreThread
 
 RETENTION_EVERY_S, RETENTION_FIRST_S = 3_600.0, 120.0
 """Soon, since a station may be switched on for half an hour a day; not at once, when all is read"""
-LOOK_EVERY_S = 86_400.0
+LOOK_EVERY_S, LOOK_FIRST_S = 86_400.0, 600.0
+LOOKED = "looked"
+"""Name of the small file that says when both databases were last read for damage"""
 FORGET_EVERY_S, FORGET_FOR_S = 60.0, 5.0
 """A little at a time: a season of old rows is gone in a day, and who stops need not wait for it"""
 BYTES_PER_MB = 1_000_000
@@ -55,6 +59,9 @@ class Upkeep:
         self._writer = writer
         self._log = log
         self._clock = clock
+        notes = state.notes()
+        self._ageing = AgeingClock(clock, notes)
+        self._looks = Looks(clock, notes)
 
     def chores(self) -> list[Chore]:
         """Return the chores with their times."""
@@ -66,7 +73,7 @@ class Upkeep:
             hourly("retention", self.retain),
             hourly("pictures", self.retain_pictures),
             Chore("forget", self.forget, every_s=FORGET_EVERY_S, on_fault=FAULTS),
-            Chore("look for damage", self.look, every_s=LOOK_EVERY_S, on_fault=FAULTS),
+            self._looks.chore(self.look),
             Chore("backup", self.back_up, at=times.backup_at, on_fault=FAULTS),
             Chore("summary", self.sum_up, at=times.summary_at, on_fault=FAULTS),
         ]
@@ -74,7 +81,7 @@ class Upkeep:
     def retain(self) -> str:
         """Remove clips and delivered events that are past their time."""
         keep = self._settings.clips
-        now = self._clock.wall()
+        now = self._ageing.wall()
         limit = keep.max_size_mb * BYTES_PER_MB
         expired: list[UUID] = expire(self._state.clips, keep.max_age_days, limit, now)
         for event_id in expired:
@@ -87,12 +94,12 @@ class Upkeep:
         if self._log is None:
             return ""
         log, gallery = self._log, Gallery(self._state.images)
-        keep, now = self._settings.generation, self._clock.wall()
+        keep, now = self._settings.generation, self._ageing.wall()
         return retain(lambda: log.opened().database, gallery, keep, now)
 
     def forget(self) -> str:
         """Take some of what is past its time out of the log."""
-        return forget_old(self._log, self._settings, self._clock) if self._log else ""
+        return forget_old(self._log, self._settings, self._ageing) if self._log else ""
 
     def look(self) -> str:
         """Read both databases for damage; what is found has them restored."""
@@ -147,14 +154,16 @@ class LogUpkeep:
     """The chores of a log that is kept for others: a hub's."""
 
     def __init__(
-        self, log: LateLog, url: str, backups: Path, settings: Settings, clock: Clock
+        self, log: LateLog, url: str, state: State, settings: Settings, ageing: AgeingClock
     ) -> None:
-        """Say which log, and where its copies go."""
+        """Say which log, and whose folder keeps its copies."""
         self._log = log
         self._path = file_of(url)
-        self._backups = backups
+        self._backups = state.backups
         self._settings = settings
-        self._clock = clock
+        self._ageing = ageing
+        self._clock = ageing.clock
+        self._looks = Looks(self._clock, state.notes())
 
     def chores(self) -> list[Chore]:
         """Return the chores with their times; a server's database has its own backups."""
@@ -164,13 +173,13 @@ class LogUpkeep:
         at = self._settings.schedule.backup_at
         return [
             *chores,
-            Chore("look for damage", self.look, every_s=LOOK_EVERY_S, on_fault=FAULTS),
+            self._looks.chore(self.look),
             Chore("backup", self.back_up, at=at, on_fault=FAULTS),
         ]
 
     def forget(self) -> str:
         """Take some of what is past its time out of the log."""
-        return forget_old(self._log, self._settings, self._clock)
+        return forget_old(self._log, self._settings, self._ageing)
 
     def look(self) -> str:
         """Read the log for damage; what is found has it restored."""
@@ -184,6 +193,40 @@ class LogUpkeep:
         assert self._path is not None
         kept = self._settings.schedule.backups_kept
         return str(copy_of(self._path, self._backups, kept, self._clock, self._log.suspect))
+
+
+class Looks:
+    """Remembers when the databases were looked at, over any number of restarts."""
+
+    def __init__(self, clock: Clock, notes: Vitals) -> None:
+        self._clock = clock
+        self._notes = notes
+
+    def chore(self, look: Callable[[], str]) -> Chore:
+        """Return the daily look; the first a day after the last run's, and soon where none was."""
+
+        def look_and_note() -> str:
+            try:
+                return look()
+            finally:  # one that came to no end would come to none at the next start either
+                with suppress(OSError):
+                    self._notes.write(LOOKED, {"at": self._clock.wall()})
+
+        return Chore(
+            "look for damage",
+            look_and_note,
+            every_s=LOOK_EVERY_S,
+            first_s=self._first_s(),
+            on_fault=FAULTS,
+        )
+
+    def _first_s(self) -> float:
+        at = self._notes.read(LOOKED).get("at")
+        if not isinstance(at, int):
+            return LOOK_FIRST_S
+        since_s = (self._clock.wall() - at) / US_PER_S
+        is_due = not 0 <= since_s <= LOOK_EVERY_S - LOOK_FIRST_S
+        return LOOK_FIRST_S if is_due else LOOK_EVERY_S - since_s
 
 
 def copy_of(

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "processes": set(),
     "config": {"errors"},
     "state": {"errors"},
+    "ageing": FOUNDATION | {"state"},
     "access": {"config", "mqtt"},
     "metrics": set(),
     "stages": {"clock", "errors"},

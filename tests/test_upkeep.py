@@ -13,11 +13,13 @@ from uuid import UUID
 
 import pytest
 
+from fieldstation.ageing import AgeingClock
 from fieldstation.clock import SystemClock, parse_instant
 from fieldstation.config import ClipSettings, GenerationSettings, LogSettings, Settings
 from fieldstation.gallery import Gallery
 from fieldstation.mqtt.messages import read_summary
 from fieldstation.records import Detection, Hearing, Interval, Message, StationIdentity
+from fieldstation.schedule import Chore
 from fieldstation.state import State
 from fieldstation.store import query
 from fieldstation.store.errors import DamagedDatabase, StoreUnavailable
@@ -31,6 +33,7 @@ from tests.fakes import FakeClock
 from tests.store.examples import image
 
 WHO = StationIdentity("hedge", "0123456789abcdef", "Europe/Berlin")
+DAY_S = 86_400
 EVENING = parse_instant("2026-05-01T21:00:00+02:00")
 
 
@@ -59,10 +62,12 @@ def upkeep(
     log: LateLog,
     settings: Settings | None = None,
     now: int = EVENING,
+    clock: FakeClock | None = None,
 ) -> tuple[Upkeep, StoreThread]:
     writer = StoreThread(store)
-    clock = FakeClock(wall=now)
-    return Upkeep(settings or Settings(), state, WHO, writer, log, clock), writer
+    return Upkeep(
+        settings or Settings(), state, WHO, writer, log, clock or FakeClock(wall=now)
+    ), writer
 
 
 def write_out(writer: StoreThread) -> None:
@@ -262,12 +267,77 @@ def test_a_hub_s_log_is_copied_and_forgets(state: State, log: LateLog) -> None:
     """Where it is a file; a server's database has its own backups."""
     settings = Settings(log=LogSettings(max_age_days=1))
     log.record([detection(1, "2026-02-01T06:00:00+01:00")], EVENING - 5 * 86_400_000_000)
-    hub = LogUpkeep(log, state.log_url(""), state.backups, settings, FakeClock(wall=EVENING))
+    ageing = AgeingClock(FakeClock(wall=EVENING), state.notes())
+    hub = LogUpkeep(log, state.log_url(""), state, settings, ageing)
     assert {chore.name for chore in hub.chores()} == {"forget", "look for damage", "backup"}
     assert hub.look() == ""
     copy = Path(hub.back_up())
     assert hub.forget() == "1 detections left the log"
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT count(*) FROM detections").fetchone() == (1,)
-    server = LogUpkeep(log, "postgresql:///birds", state.backups, settings, FakeClock(wall=EVENING))
+    server = LogUpkeep(log, "postgresql:///birds", state, settings, ageing)
     assert [chore.name for chore in server.chores()] == ["forget"]
+
+
+def test_a_clock_that_leaps_ahead_for_hours_removes_nothing(
+    state: State, store: StationStore, log: LateLog
+) -> None:
+    """Clips, delivered messages and the log's months stay, over a restart in the midst too."""
+    clip = state.clips / "2026-05-01" / f"{UUID(int=1)}.flac"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes(b"x")
+    clock = FakeClock(wall=SystemClock().wall())
+    store.post_message("delivered", Message("t", b"1"))
+    store.confirm(["delivered"])
+    log.record([detection(1, "2026-05-01T06:00:00+02:00")], clock.wall())
+    settings = Settings(clips=ClipSettings(max_age_days=30), log=LogSettings(max_age_days=30))
+    chores, writer = upkeep(state, store, log, settings, clock=clock)
+    chores.retain()
+    clock.step(5 * 365 * DAY_S)
+    for _ in range(2):
+        for _ in range(11):
+            assert (chores.retain(), chores.forget()) == ("", "")
+            clock.advance(3_600)
+        chores, writer = upkeep(state, store, log, settings, clock=clock)
+    write_out(writer)
+    assert clip.exists()
+    with store.database.read() as connection:
+        n_messages = connection.exec_driver_sql("SELECT count(*) FROM outbox").scalar_one()
+    assert n_messages == 1
+    clock.advance(4 * 3_600)  # it has stood for a day
+    assert chores.retain() == "1 clips removed"
+    assert chores.forget() == "1 detections left the log"
+
+
+def test_a_full_disk_makes_room_whatever_the_clock_says(
+    state: State, store: StationStore, log: LateLog
+) -> None:
+    """Size knows no time."""
+    clip = state.clips / "2026-05-01" / f"{UUID(int=1)}.flac"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes(b"x" * 1_100_000)
+    clock = FakeClock(wall=SystemClock().wall())
+    settings = Settings(clips=ClipSettings(max_size_mb=1))
+    chores, _ = upkeep(state, store, log, settings, clock=clock)
+    clock.step(5 * 365 * DAY_S)
+    assert chores.retain() == "1 clips removed"
+
+
+def test_a_station_restarted_every_day_is_looked_at_every_day(
+    state: State, store: StationStore, log: LateLog
+) -> None:
+    """The first look comes a day after the last run's, and soon where there was none."""
+
+    def first_look(clock: FakeClock) -> Chore:
+        chores, _ = upkeep(state, store, log, clock=clock)
+        (look,) = (chore for chore in chores.chores() if chore.name == "look for damage")
+        return look
+
+    clock = FakeClock(wall=EVENING)
+    look = first_look(clock)
+    assert look.first_s == 600.0
+    look.work()
+    clock.advance(3_600)
+    assert first_look(clock).first_s == 23 * 3_600
+    clock.advance(23 * 3_600)
+    assert first_look(clock).first_s == 600.0

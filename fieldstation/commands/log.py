@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Log until SIGTERM or Ctrl-C."""
     from fieldstation import schedule
+    from fieldstation.ageing import AgeingClock
     from fieldstation.clock import SystemClock
     from fieldstation.gallery import Gallery
     from fieldstation.hub_pictures import HubPictures
@@ -79,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
         url = replace(context, state=state).log_url()
         log = LateLog(url, _job_maker(args, context), state.backups)
         gallery = Gallery(context.state.images)
-        pictures = HubPictures(log, gallery, context.settings.generation, clock)
-        upkeep = Chores(LogUpkeep(log, url, state.backups, context.settings, clock).chores())
+        ageing = AgeingClock(clock, state.notes())
+        pictures = HubPictures(log, gallery, context.settings.generation, ageing)
+        upkeep = Chores(LogUpkeep(log, url, state, context.settings, ageing).chores())
         key = state.key()
         logger = Logger(
             Connection(access),
