@@ -54,8 +54,13 @@ class Gallery:
             _sync(path.parent)
 
     def has(self, name: str) -> bool:
-        """Return whether there is such a file."""
-        return (self.folder / name).is_file()
+        """Return whether there is such a file.
+
+        Raises:
+            GalleryError: the disk does not say.
+        """
+        with self._faults():
+            return (self.folder / name).is_file()
 
     def read(self, image: Image) -> bytes | None:
         """Return a picture's PNG; None where it is not there, or not the one that was recorded.

@@ -219,4 +219,10 @@ def _sounddevice() -> Any:
         raise DeviceNotFound(
             f"no microphone: {error}: install it (sudo apt install libportaudio2)"
         ) from error
+    except Exception as error:
+        if type(error).__name__ != "PortAudioError":  # the class is gone with its module
+            raise
+        raise DeviceNotFound(
+            f"no microphone: {error}: see whether ALSA or the sound server works (arecord -l)"
+        ) from error
     return sounddevice

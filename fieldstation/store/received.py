@@ -55,8 +55,11 @@ class ReceivedPictures:
         """
         with self._database().read() as connection:
             known = _known(connection, picture)
-            if known and (self._is_here(known[0]) or known[1] != picture.image.sha256):
-                return ""
+            try:
+                if known and (self._is_here(known[0]) or known[1] != picture.image.sha256):
+                    return ""
+            except PassingError as error:
+                return f"not kept: {error}"
             reason = "" if known else _misfit(connection, picture)
         reason = reason or self._look_inside(picture, png)
         return reason or self._keep(picture, png, received_at)

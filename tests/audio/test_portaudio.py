@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from fieldstation.audio import portaudio
@@ -48,3 +51,18 @@ def test_a_busy_device_says_that_it_is_held() -> None:
 def test_a_sound_servers_placeholder_is_opened_in_stereo(has: int, opens: int) -> None:
     """PipeWire says it has 64 channels; copying them all for one microphone helps nobody."""
     assert portaudio._usual_channels(a_device(n_channels=has)) == opens
+
+
+def test_a_portaudio_that_does_not_start_is_no_microphone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing sounddevice starts it, and fails with an error of its own: a later try may do."""
+    (tmp_path / "sounddevice.py").write_text(
+        "class PortAudioError(Exception): pass\n"
+        "raise PortAudioError('Error initializing PortAudio')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    for attempt in (PortAudio().devices, PortAudio().refresh):
+        with pytest.raises(DeviceNotFound, match=r"Error initializing PortAudio.*sound server"):
+            attempt()

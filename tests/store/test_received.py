@@ -153,3 +153,17 @@ def test_a_removed_picture_may_come_back(log: LogStore, received: ReceivedPictur
     assert received.take(picture(), b"png", LATER + 5) == ""
     (row,) = rows(log)
     assert (row.file is not None, row.published_at) == (True, LATER + 5)
+
+
+def test_a_folder_that_cannot_be_read_keeps_no_picture_and_ends_nothing(
+    log: LogStore, tmp_path: Path
+) -> None:
+    """A card that fails: events do not wait for it."""
+    unreadable = Gallery(tmp_path / ("x" * 300))  # the disk gives an error of its own
+    received = ReceivedPictures(
+        lambda: log.database, size_of, name_of, unreadable.write, unreadable.has
+    )
+    log.record([detection(1)], DAWN)
+    with log.database.write() as connection:
+        record_image(connection, image(1, file=name_of(picture())))
+    assert received.take(picture(), b"png", LATER).startswith("not kept: pictures in")
