@@ -292,13 +292,23 @@ def read_detection(topic: str, payload: bytes) -> Detection:
 
 
 def receipt_message(receipt: Receipt) -> Message:
-    """Return a logger's receipt; at most `MAX_IDS` ids of either sort."""
+    """Return a logger's receipt; at most `MAX_IDS` ids of either sort.
+
+    Its reasons are cut to what fits: a receipt that no station reads has all of it sent for ever.
+    """
+    length = MAX_REASON
+    while len((message := _receipt(receipt, length)).payload) > MAX_PAYLOAD and length:
+        length //= 2
+    return message
+
+
+def _receipt(receipt: Receipt, longest_reason: int) -> Message:
     fields = {
         "logger_id": receipt.logger_id,
         "logged_at": format_instant(receipt.logged_at),
         "ids": list(receipt.ids),
         "refused": [
-            {"id": refusal.id, "reason": _fit(refusal.reason, MAX_REASON)}
+            {"id": refusal.id, "reason": _fit(refusal.reason, longest_reason)}
             for refusal in receipt.refused
         ],
     }

@@ -414,6 +414,11 @@ def test_the_largest_messages_of_ours_fit() -> None:
     coverage = messages.coverage_message(Coverage("garden", KEY, "m" * 36, page))
     assert messages.read_receipt(receipt.topic, receipt.payload).ids == many
     assert messages.read_coverage(coverage.topic, coverage.payload).intervals == page
+    refused = tuple(Refusal(id, '"é' * 250) for id in many)
+    receipt = messages.receipt_message(Receipt("garden", KEY, 0, many, refused))
+    told = messages.read_receipt(receipt.topic, receipt.payload)
+    assert (told.ids, [refusal.id for refusal in told.refused]) == (many, list(many))
+    assert all(refusal.reason.startswith('"é"é"é') for refusal in told.refused)
     with pytest.raises(ValueError, match="501 intervals"):
         messages.coverage_message(Coverage("garden", KEY, "m", page + page[:1]))
 
