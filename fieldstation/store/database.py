@@ -82,6 +82,8 @@ class Database:
             StoreError: it cannot be read.
         """
         with self._connected() as connection:
+            if connection.dialect.name == "postgresql":  # which else sees a new one each query
+                connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager

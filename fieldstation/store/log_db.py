@@ -29,6 +29,8 @@ from fieldstation.store.upsert import Insert, insert
 
 TIMEOUT_S = 1.0
 """Wait for another process's lock"""
+IDS_AT_ONCE = 1_000
+"""A recording of a season may hold more known events than SQLite has variables: 32,766"""
 QUARANTINE_LIMIT = 1_000
 """Messages kept there"""
 PROBABILITY_SLACK = 1e-3
@@ -201,17 +203,23 @@ def _insert_first(connection: Connection, rows: dict[int, Values]) -> set[int]:
 
 def _compare(connection: Connection, rows: dict[int, Values]) -> dict[int, str]:
     """Compare rows with those stored under their ids; return in words what differs, by index."""
-    if not rows:
-        return {}
-    ids = {row["event_id"] for row in rows.values()}
-    query = select(DETECTIONS).where(DETECTIONS.c.event_id.in_(ids))
-    stored = {row.event_id: row for row in connection.execute(query)}
+    stored = _stored(connection, sorted({row["event_id"] for row in rows.values()}))
     differences = {i: _difference(stored[row["event_id"]], row) for i, row in rows.items()}
     return {
         index: f"event_id is in the log with other content: {difference}"
         for index, difference in differences.items()
         if difference
     }
+
+
+def _stored(connection: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
+    """Return the rows of some ids that are there, by id."""
+    found: dict[str, Row[Any]] = {}
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        some = ids[start : start + IDS_AT_ONCE]
+        query = select(DETECTIONS).where(DETECTIONS.c.event_id.in_(some))
+        found.update((row.event_id, row) for row in connection.execute(query))
+    return found
 
 
 def _difference(stored: Row[Any], given: Values) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from fieldstation.records import Detection, Hearing, Interval, Quarantined
 from fieldstation.store.errors import StoreUnavailable
@@ -297,3 +298,17 @@ def test_no_value_stops_the_log(
     (outcome,) = log.record([strange], DAWN)
     assert outcome in (NEW, UNFIT)
     assert list(detections(log, Filter())) == ([strange] if outcome is NEW else [])
+
+
+def test_a_long_recording_that_is_known_is_compared_whole(log: LogStore) -> None:
+    """However few variables this SQLite allows a statement: by default 32,766."""
+    if log.database.engine.dialect.name == "sqlite":
+        event.listen(log.database.engine, "connect", allow_few_variables)
+        log.database.engine.dispose()
+    many = [detection(number) for number in range(2_100)]
+    assert set(log.record(many, DAWN)) == {NEW}
+    assert set(log.record(many, DAWN)) == {SAME}
+
+
+def allow_few_variables(connection: sqlite3.Connection, _: object) -> None:
+    connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 1_500)

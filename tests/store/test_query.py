@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from fieldstation.clock import US_PER_S
 from fieldstation.coverage import Ledger
@@ -313,3 +314,20 @@ def test_an_interval_that_grows_is_known_as_far_as_it_has_grown(store: StationSt
     ):
         found = own_coverage(store, DAWN, DAWN + 1_000 * SECOND, newest=newest)
         assert [s.duration_s for s in found.sums] == [heard_s]
+
+
+def test_a_species_that_comes_between_two_looks_is_no_error(log: LogStore, log_url: str) -> None:
+    """An answer of several queries is of one state of the log."""
+    log.record([GREAT_TIT], DAWN)
+    writer = LogStore(log_url)
+
+    def hear_another(_: object, __: object, statement: str, *___: object) -> None:
+        if "FROM names" in statement:
+            writer.record([BLUE_TIT], DAWN)
+
+    event.listen(log.database.engine, "after_cursor_execute", hear_another)
+    found = species(log, Filter())
+    writer.close()
+    assert [count.scientific_name for count in found] in (["Parus major"], [])
+    event.remove(log.database.engine, "after_cursor_execute", hear_another)
+    assert len(species(log, Filter())) == 2
