@@ -43,6 +43,8 @@ STATION_USER, READER_USER = "station", "reader"
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian keeps the broker, which is not in the PATH of ordinary users"""
 START_S, STOP_S = 10.0, 5.0
+LOADING_S = 1_800.0
+"""It listens only when it has read all that it kept, which may be gigabytes on a slow card"""
 STABLE_S = 60.0
 """One that ran so long is started again at once; one that dies sooner, after ever longer waits"""
 N_TRIES = 3
@@ -103,6 +105,7 @@ class EmbeddedBroker:
         self._backoff = Backoff()
         self._retry_at = self._started_at = 0.0
         self._is_wanted = False
+        self._is_loading = False
         self._fault = ""
 
     @property
@@ -121,7 +124,7 @@ class EmbeddedBroker:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start it and return when it listens. Main thread only: see `die_with_parent`.
+        """Start it and return when it listens, or takes long to. Main thread only: it dies with it.
 
         Raises:
             BrokerError: Mosquitto is not installed.
@@ -145,7 +148,9 @@ class EmbeddedBroker:
         raise BrokerDown(f"the embedded broker does not start: {self._last_words()}")
 
     def check(self) -> bool:
-        """Return whether it runs; start a dead one again, with back-off. Main thread only."""
+        """Return whether it listens; start a dead one again, with back-off. Main thread only."""
+        if self.pid is not None and self._is_loading:
+            return self._look_whether_it_listens()
         if self.pid is not None or not self._is_wanted:
             return self.pid is not None
         if time.monotonic() < self._retry_at:
@@ -164,7 +169,7 @@ class EmbeddedBroker:
             self._fault = str(error)
             return False
         self._fault = ""
-        return True
+        return not self._is_loading
 
     def stop(self) -> None:
         """End it; what it remembers is written to disk first."""
@@ -172,6 +177,7 @@ class EmbeddedBroker:
         self._end()
 
     def _end(self) -> None:
+        self._is_loading = False
         if self._process is None:
             return
         self._process.terminate()
@@ -192,7 +198,7 @@ class EmbeddedBroker:
         _write(self._folder / "access", ACCESS)
 
     def _try_port(self, program: str, port: int) -> bool:
-        """Start it on a port; False if the port is taken, or it ended at once."""
+        """Start it on a port; False if the port is taken, or it ended soon."""
         if not is_free(port):  # its owner would answer our probe in our broker's place
             _write(self._folder / "mosquitto.log", f": Error: port {port} is taken\n")
             return False
@@ -212,25 +218,46 @@ class EmbeddedBroker:
                 preexec_fn=die_with_parent(),
             )
         _write(self._folder / "pid", f"{self._process.pid}\n")
-        if not self._wait_until_it_listens(port):
+        self._started_at = time.monotonic()
+        self._is_loading = True
+        if not self._wait_while_it_loads(port):
+            self._end()
             return False
         self._port = port
-        self._started_at = time.monotonic()
-        _write(self._folder / "port", f"{port}\n")
-        self._write_reader(port)
-        log.info("embedded broker at %s", self.url)
         return True
 
-    def _wait_until_it_listens(self, port: int) -> bool:
+    def _wait_while_it_loads(self, port: int) -> bool:
+        """Wait a while for it to listen; return whether it does or may still come to."""
         deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and self.pid is not None:
-            with socket.socket() as probe:
-                probe.settimeout(1.0)
-                if probe.connect_ex((LOOPBACK, port)) == 0 and self.pid is not None:
-                    return True
+        while self.pid is not None:
+            if self._comes_to_listen(port):
+                return True
+            if time.monotonic() >= deadline:
+                log.warning("the embedded broker takes long to read what it kept: waiting for it")
+                return True
             time.sleep(0.02)
-        self._end()
         return False
+
+    def _look_whether_it_listens(self) -> bool:
+        """Return whether a broker that took long listens now; end one that takes far too long."""
+        with suppress(OSError):  # a full disk: the next look may do
+            if self._comes_to_listen(self._port):
+                return True
+        if time.monotonic() - self._started_at > LOADING_S:
+            log.error("the embedded broker did not come to listen in %.0f s", LOADING_S)
+            self._end()
+        return False
+
+    def _comes_to_listen(self, port: int) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex((LOOPBACK, port)) or self.pid is None:
+                return False
+        _write(self._folder / "port", f"{port}\n")
+        self._write_reader(port)
+        self._is_loading = False
+        log.info("embedded broker at %s", BrokerUrl(LOOPBACK, port, username=STATION_USER))
+        return True
 
     def _choose_port(self) -> int:
         for port in (self._port, _read_port(self._folder / "port"), self._first_port):

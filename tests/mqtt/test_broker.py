@@ -252,6 +252,30 @@ def test_a_broker_that_does_not_come_to_listen_is_tried_once_a_look(
     until(lambda: home.pid is None)
     assert not home.check()
     assert tries.read_text() == "once\n"
+    monkeypatch.setattr(rooms, "LOADING_S", 0.0)
+    assert not home.check()
+    assert home.pid is None
+
+
+@needs_mosquitto
+def test_a_broker_that_reads_for_long_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With gigabytes kept for an absent hub it never came up: it was ended and started again."""
+    slow = tmp_path / "bin" / "mosquitto"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\nsleep 1\nexec {rooms.find_program("mosquitto")} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(rooms, "START_S", 0.1)
+    found = EmbeddedBroker(tmp_path / "broker", port=0)
+    found.start()
+    pid = found.pid
+    assert not found.check()
+    until(found.check)
+    assert found.pid == pid
+    assert read_access(tmp_path / "broker").url.port == found.url.port
+    found.stop()
 
 
 @needs_mosquitto
