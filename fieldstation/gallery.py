@@ -7,6 +7,7 @@ another name first.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -16,13 +17,14 @@ from pathlib import Path
 from uuid import UUID
 
 from fieldstation.clock import US_PER_S, local
-from fieldstation.errors import PassingError
+from fieldstation.errors import MendableError, PassingError
 from fieldstation.records import Image
 
 FOLDER_MODE, FILE_MODE = 0o750, 0o640
 """The group may look"""
 STALE_US = 3_600 * US_PER_S
 """A temporary file of this age is left over from a power cut: none is written for so long"""
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _GENERATOR = re.compile(r"[0-9a-f]{16}")
 
 
@@ -30,11 +32,33 @@ class GalleryError(PassingError):
     """The folder takes or gives no picture just now: full, read-only or gone."""
 
 
+class NoFolder(MendableError):
+    """What was named can never hold pictures."""
+
+
 class Gallery:
     """Pictures below one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def prepare(self) -> None:
+        """Make the folder, and see that it takes files; a disk that refuses now may not later.
+
+        Raises:
+            NoFolder: it never will.
+        """
+        probe = self.folder / f".probe-{os.getpid()}"
+        try:
+            self.folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            if error.errno not in DISK_REFUSES:
+                raise NoFolder(
+                    f"{self.folder} can hold no pictures: {error.strerror}: name another folder "
+                    "(--images), or give this one to your user"
+                ) from error
 
     def write(self, name: str, png: bytes) -> None:
         """Write a picture in one step; again is no harm.

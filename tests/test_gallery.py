@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from fieldstation.clock import SystemClock
-from fieldstation.gallery import Gallery, GalleryError, picture_name
+from fieldstation.gallery import Gallery, GalleryError, NoFolder, picture_name
 from fieldstation.records import Image
 from tests.store.conftest import full_disk
 from tests.store.examples import DAWN, image
@@ -51,6 +51,26 @@ def test_a_full_disk_leaves_no_half_picture(tmp_path: Path) -> None:
         gallery.write(NAME, b"x" * 1_000)
     assert list(tmp_path.rglob("*.*")) == []
     gallery.write(NAME, b"x" * 1_000)
+
+
+@pytest.mark.parametrize("folder", ["a file", "a file/below", "x" * 300])
+def test_a_folder_that_can_never_be_is_told_at_once(tmp_path: Path, folder: str) -> None:
+    """It was waited out like a full disk."""
+    (tmp_path / "a file").touch()
+    with pytest.raises(NoFolder, match=r"can hold no pictures: .*name another folder"):
+        Gallery(tmp_path / folder).prepare()
+
+
+def test_a_look_at_the_folder_leaves_nothing_in_it(tmp_path: Path) -> None:
+    """Whoever lists pictures finds pictures."""
+    Gallery(tmp_path / "images").prepare()
+    assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_a_disk_that_does_not_say_what_is_there_is_a_passing_fault(tmp_path: Path) -> None:
+    """Not the end of who asks."""
+    with pytest.raises(GalleryError, match="pictures in"):
+        Gallery(tmp_path / ("x" * 300)).has(NAME)
 
 
 def test_a_removed_picture_takes_its_empty_folder_along(tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def _work(
     clock, access = SystemClock(), _access(args, context)
     away = (*AWAY, GalleryError)
     gallery = Gallery(Path(args.images) if args.images else context.state.images)
+    gallery.prepare()
     images = Images(lambda: late_log.opened().database, clock.wall)
     publisher = PicturePublisher(
         lambda: Connection(access()),

@@ -277,6 +277,9 @@ def test_what_a_person_must_mend_exits_2(
     refused = here("worker", "--bundle", tones.path)
     assert refused.returncode == 2
     assert "does not paint" in refused.stderr.splitlines()[-1]
+    refused = here("worker", "--bundle", paints.path, "--images", "/dev/null/x", "--once")
+    assert refused.returncode == 2
+    assert "/dev/null/x can hold no pictures: Not a directory" in refused.stderr
     (tmp_path / "log.db").write_text("no database " * 100)
     refused = here(
         "worker", "--bundle", paints.path, "--database", f"sqlite:///{tmp_path / 'log.db'}"
