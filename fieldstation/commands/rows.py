@@ -7,8 +7,9 @@ import contextlib
 import csv
 import itertools
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 from fieldstation.errors import MendableError
@@ -18,6 +19,13 @@ FORMATS = ("table", "jsonl", "csv", "parquet")
 MEASURED_ROWS = 1_000
 """Column widths come from this many rows, so that a long answer still streams"""
 PARQUET_BATCH = 10_000
+"""Rows in memory together"""
+WHOLE_NUMBERS = {"n", "n_windows", "sequence", "seed", "width", "height", "n_bytes"}
+NUMBERS = {
+    *("probability", "max_probability", "threshold", "latitude", "longitude"),
+    *("seconds", "share", "paint_ms"),
+}
+"""Columns that are no text: said here, since the first rows may have nothing in one of them"""
 
 
 class RowsError(MendableError):
@@ -97,12 +105,32 @@ def _write_parquet(rows: Iterable[Row], columns: Sequence[str], output: str | No
         ) from error
     if output is None:
         raise RowsError("--format parquet needs a file: add --output FILE")
-    table = pa.Table.from_pylist([{c: row.get(c) for c in columns} for row in rows])
+    kinds = {**dict.fromkeys(WHOLE_NUMBERS, pa.int64()), **dict.fromkeys(NUMBERS, pa.float64())}
+    schema = pa.schema([(column, kinds.get(column, pa.string())) for column in columns])
     try:
-        pq.write_table(table, output, row_group_size=PARQUET_BATCH)
+        with pq.ParquetWriter(output, schema) as writer, _gone_if_broken_off(output):
+            for some in _batches(rows, PARQUET_BATCH):
+                writer.write_table(pa.Table.from_pylist(some, schema))
     except OSError as error:
         said = error.strerror or error
         raise RowsError(f"--output is {output!r}: {said}: name another file") from error
+
+
+@contextlib.contextmanager
+def _gone_if_broken_off(output: str) -> Iterator[None]:
+    """Remove a file that was not written to its end: it would look whole."""
+    try:
+        yield
+    except BaseException:
+        if os.path.isfile(output):
+            os.unlink(output)
+        raise
+
+
+def _batches(rows: Iterable[Row], n: int) -> Iterator[list[Row]]:
+    left = iter(rows)
+    while some := list(itertools.islice(left, n)):
+        yield some
 
 
 def _stdout() -> contextlib.AbstractContextManager[TextIO]:
