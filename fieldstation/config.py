@@ -664,7 +664,7 @@ def _range_text(key: Field[Any]) -> str:
     low, high, choices = key.metadata["low"], key.metadata["high"], key.metadata["choices"]
     if choices:
         return f" ({', '.join(choices)})"
-    return f" ({low:g} to {high:g})" if low is not None and high is not None else ""
+    return f" ({low:,} to {high:,})" if low is not None and high is not None else ""
 
 
 def _default(key: Field[Any]) -> Any:
