@@ -310,7 +310,7 @@ def _bundle_generator(options: argparse.Namespace, fitted: FittedGenerator) -> N
 
 
 def _fit_encoder(options: argparse.Namespace) -> int:
-    from trainer.encoder.bundling import bundle_encoder
+    from trainer.encoder.bundling import bundle_encoder, refuse_painter
     from trainer.encoder.fitting import EncoderOrder, fit_encoder
     from trainer.encoder.held_out import calibrate, calibrated_like
     from trainer.encoder.profiles import changed, profile_named
@@ -323,6 +323,8 @@ def _fit_encoder(options: argparse.Namespace) -> int:
     fold = None if options.all else options.fold
     name = f"{options.profile}-all" if options.all else f"{options.profile}-fold{fold}"
     run = options.run or Path("runs") / name
+    output = options.output or run / "bundle"
+    refuse_painter(output)  # before hours of training
     order = EncoderOrder(
         sources=_sources(options),
         profile=options.profile,
@@ -343,7 +345,6 @@ def _fit_encoder(options: argparse.Namespace) -> int:
         time_limit_s=options.time_limit,
     )
     fitted = fit_encoder(order)
-    output = options.output or run / "bundle"
     like = options.thresholds_from
     calibration = calibrated_like(like, fitted) if like else calibrate(fitted, options.precision)
     bundle = bundle_encoder(fitted, calibration, output, output.resolve().name)

@@ -15,6 +15,7 @@ pytest.importorskip("onnxscript", reason="needs the extra 'train'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'cpu' or 'gpu'")
 
 from fieldstation.bundle import load_bundle, load_golden  # noqa: E402
+from tests.onnx_models import make_painting_bundle  # noqa: E402
 from tests.trainer.tiny import TINY  # noqa: E402
 from trainer import evaluate, fit  # noqa: E402
 from trainer.encoder import profiles  # noqa: E402
@@ -185,3 +186,17 @@ def test_a_bundle_does_not_tell_where_it_was_made(run: Path) -> None:
     root = Path(fit.__file__).parent.parent
     assert str(root).encode() not in graph
     assert b".py" not in graph
+
+
+def test_a_bundle_that_paints_is_not_given_another_encoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its generator would stand behind without a word; said before anything is trained."""
+    painter = make_painting_bundle(tmp_path / "painter")
+    described = (painter.path / "bundle.json").read_text()
+    data = str(tmp_path / "none")
+    assert fit.main(["encoder", "--data", data, "-o", str(painter.path)]) == 2
+    assert "painter paints, and another encoder" in capsys.readouterr().err
+    assert (painter.path / "bundle.json").read_text() == described
+    assert fit.main(["encoder", "--data", data, "-o", str(tmp_path / "new")]) == 2
+    assert "another encoder" not in capsys.readouterr().err

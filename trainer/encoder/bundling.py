@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldstation.bundle import Bundle, Golden, save_bundle
+from fieldstation.bundle import Bundle, BundleError, Golden, save_bundle
 from trainer.data.corpus import Role
 from trainer.data.recordings import Recording
 from trainer.encoder.fitting import Fitted
@@ -29,6 +30,23 @@ CARD = (
 )
 """What the bundle repeats of a training's result"""
 TOLERANCE = {"CPUExecutionProvider": 2e-3, "CUDAExecutionProvider": 2e-2}
+
+
+def refuse_painter(folder: Path) -> None:
+    """Refuse a bundle that paints: its generator knows the embeddings of the encoder in it.
+
+    Raises:
+        BundleError: it does; the text says what to do.
+    """
+    try:
+        described = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing, or nothing that could be read, is lost
+    if isinstance(described, dict) and described.get("generator"):
+        raise BundleError(
+            f"{folder} paints, and another encoder would leave its generator behind: "
+            "name another -o, and train a generator for it"
+        )
 
 
 def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name: str) -> Bundle:
