@@ -6,7 +6,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def adopt(model: Path, folder: Path, name: str, said: Said) -> Bundle:
             built.mkdir(mode=0o755)
             shutil.copyfile(model, built / "encoder.onnx")
             _refuse_parts(model, built / "encoder.onnx")
-            _complete(replace(described, path=built), said)
+            with _told_of(built, target):
+                _complete(replace(described, path=built), said)
             built.rename(target)
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error.strerror or error}") from error
@@ -221,6 +223,15 @@ def _complete(bundle: Bundle, said: Said) -> None:
     tolerance = {CPU: TOLERANCE * largest, CUDA: CUDA_TOLERANCE * largest}
     saved = save_bundle(replace(bundle, tolerance=tolerance), Golden(waveform, logits), notice)
     check_golden(Classifier(saved, "cpu"), saved)
+
+
+@contextmanager
+def _told_of(built: Path, target: Path) -> Iterator[None]:
+    """Have errors name the bundle, not the folder in which it is made."""
+    try:
+        yield
+    except BundleError as error:
+        raise type(error)(str(error).replace(str(built), str(target))) from error
 
 
 def _clear_up(folder: Path) -> None:

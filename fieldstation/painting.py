@@ -14,6 +14,7 @@ from fieldstation.pictures import are_wanted
 from fieldstation.store.errors import StoreError
 from fieldstation.store.jobs import Jobs, QueueState
 from fieldstation.store.late_log import LateLog
+from fieldstation.words import counted
 from fieldstation.worker_process import Command, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -111,8 +112,8 @@ class Painting:
         found = [self._worker.fault] if self._worker and self._worker.fault else []
         if self._state.n_parked:
             found.append(
-                f"{self._state.n_parked} pictures cannot be painted ({self._state.reason}): see "
-                "`fieldstation images --only parked`"
+                f"{counted(self._state.n_parked, 'picture')} cannot be painted "
+                f"({self._state.reason}): see `fieldstation images --only parked`"
             )
         return found
 

@@ -14,6 +14,7 @@ from fieldstation.store.images import Images
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.jobs import Jobs
 from fieldstation.store.retention import pause_for
+from fieldstation.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -75,4 +76,4 @@ def retain(
     gallery.remove_stale(now)
     old = now - generation.keep_days * US_PER_DAY
     Jobs(database, lambda: now).prune(old, pause_for(PRUNE_FOR_S))
-    return f"{n} pictures removed" if n else ""
+    return f"{counted(n, 'picture')} removed" if n else ""

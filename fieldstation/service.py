@@ -77,6 +77,7 @@ from fieldstation.store.station_db import NAME, StationStore
 from fieldstation.store.writer import BYTES_PER_MB, StoreThread
 from fieldstation.supervisor import Supervisor
 from fieldstation.upkeep import Upkeep
+from fieldstation.words import counted
 from fieldstation.worker_process import Command
 
 if TYPE_CHECKING:
@@ -530,12 +531,12 @@ class Service:
         )
         self._vitals.write(HEALTH, {**values, "pid": os.getpid()})
         heard = self._listening.heard()
-        self._notifier.status(f"{self._source.description}, {heard.n_events} events")
+        self._notifier.status(f"{self._source.description}, {counted(heard.n_events, 'event')}")
         if self._clock.monotonic() - self._started < HEALTH_EVERY_S / 2:
             return ""  # the first is for `check`; nobody wants to read it
         return (
-            f"{heard.n_events} events, {heard.seconds:.0f} s heard, {heard.lost_s:.0f} s lost, "
-            f"{values['n_waiting']} waiting"
+            f"{counted(heard.n_events, 'event')}, {heard.seconds:.0f} s heard, "
+            f"{heard.lost_s:.0f} s lost, {values['n_waiting']} waiting"
         )
 
     def health(self) -> dict[str, object]:
@@ -619,7 +620,9 @@ class Service:
         untold = self._store.untold()
         for event in untold:
             self._recorder.tell(event)
-        return f"{len(untold)} events had lost their messages" if untold else ""
+        return (
+            f"{counted(len(untold), 'event')} told again: the messages were lost" if untold else ""
+        )
 
     def _tell_again(self) -> None:
         """Tell a restored log what it may have lost: station.db has the last days still."""

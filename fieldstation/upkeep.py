@@ -29,6 +29,7 @@ from fieldstation.store.query import Filter
 from fieldstation.store.retention import forget, pause_for
 from fieldstation.store.station_db import KEEP_DELIVERED_DAYS
 from fieldstation.store.writer import StoreThread
+from fieldstation.words import counted
 
 RETENTION_EVERY_S, RETENTION_FIRST_S = 3_600.0, 120.0
 """Soon, since a station may be switched on for half an hour a day; not at once, when all is read"""
@@ -87,7 +88,7 @@ class Upkeep:
         for event_id in expired:
             self._writer.post_clip_state(event_id, ClipState.EXPIRED)
         self._writer.post_prune(now - KEEP_DELIVERED_DAYS * 86_400 * US_PER_S)
-        return f"{len(expired)} clips removed" if expired else ""
+        return f"{counted(len(expired), 'clip')} removed" if expired else ""
 
     def retain_pictures(self) -> str:
         """Remove pictures, and what the log keeps to paint them, that are past their time."""
@@ -247,4 +248,4 @@ def forget_old(log: LateLog, settings: Settings, clock: Clock) -> str:
         return ""
     before = clock.wall() - days * 86_400 * US_PER_S
     n = forget(log.opened().database, before, pause_for(FORGET_FOR_S))
-    return f"{n} detections left the log" if n else ""
+    return f"{counted(n, 'detection')} left the log" if n else ""

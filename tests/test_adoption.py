@@ -132,6 +132,14 @@ def test_what_does_not_fit_leaves_nothing_behind(
     assert not folder.exists() or not list(folder.iterdir())
 
 
+def test_what_is_wrong_is_told_of_the_bundle_by_its_name(tmp_path: Path) -> None:
+    """The folder in which it is made is gone when the error is read."""
+    with pytest.raises(BundleError) as told:
+        adopt(foreign_model(tmp_path), tmp_path / "bundles", "mine", replace(SAID, n_samples=5))
+    assert str(told.value).startswith(str(tmp_path / "bundles" / "mine"))
+    assert ".adding-" not in str(told.value)
+
+
 def test_a_model_of_pictures_is_refused_in_words(tmp_path: Path) -> None:
     """A graph without its front end cannot hear."""
     with pytest.raises(BundleError, match=r"takes \[1, 1, 64, 100\]; .* needs its front end"):

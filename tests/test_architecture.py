@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages": {"clock", "errors"},
     "supervisor": {"clock", "notify", "stages"},
     "schedule": set(),
+    "words": set(),
     "identity": FOUNDATION,
     "generator_card": set(),
     "bundle": FOUNDATION | {"generator_card"},
@@ -46,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "clips": FOUNDATION,
     "gallery": FOUNDATION,
     "worker_process": {"processes", "mqtt/backoff"},
-    "pictures": FOUNDATION | {"config", "bundle", "gallery", "store"},
+    "pictures": FOUNDATION | {"config", "bundle", "gallery", "store", "words"},
     "generation": FOUNDATION | {"bundle", "generator_card", "onnx_session"},
     "station": FOUNDATION
     | {"config", "bundle", "identity", "audio", "analysis", "clips", "mqtt/messages"},

@@ -121,7 +121,7 @@ def test_health_tells_of_the_queue_and_of_what_is_parked(
         "ms_per_picture": None,
         "painter": None,
     }
-    assert "1 pictures cannot be painted (no such bird)" in found.problems()[0]
+    assert "1 picture cannot be painted (no such bird)" in found.problems()[0]
     assert painting(log, names_only, clock).health() == {}
 
 

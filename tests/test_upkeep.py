@@ -241,7 +241,7 @@ def test_old_pictures_go_with_their_time(state: State, store: StationStore, log:
             gallery.write(f"{number}.png", b"png")
     settings = replace(Settings(), generation=GenerationSettings(max_age_days=30))
     chores, _ = upkeep(state, store, log, settings)
-    assert chores.retain_pictures() == "1 pictures removed"
+    assert chores.retain_pictures() == "1 picture removed"
     assert [path.name for path in state.images.iterdir()] == ["2.png"]
     writer = StoreThread(store)
     without = Upkeep(settings, state, WHO, writer, None, FakeClock(wall=EVENING))
@@ -259,7 +259,7 @@ def test_what_is_past_its_time_leaves_the_log(
     keep = LogSettings(max_age_days=30)
     for settings, left in ((Settings(), [new, old]), (Settings(log=keep), [new])):
         chores, _ = upkeep(state, store, log, settings, now=in_may)
-        assert chores.forget() == ("1 detections left the log" if settings.log is keep else "")
+        assert chores.forget() == ("1 detection left the log" if settings.log is keep else "")
         assert list(query.detections(log.opened(), Filter())) == left
 
 
@@ -272,7 +272,7 @@ def test_a_hub_s_log_is_copied_and_forgets(state: State, log: LateLog) -> None:
     assert {chore.name for chore in hub.chores()} == {"forget", "look for damage", "backup"}
     assert hub.look() == ""
     copy = Path(hub.back_up())
-    assert hub.forget() == "1 detections left the log"
+    assert hub.forget() == "1 detection left the log"
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT count(*) FROM detections").fetchone() == (1,)
     server = LogUpkeep(log, "postgresql:///birds", state, settings, ageing)
@@ -305,8 +305,8 @@ def test_a_clock_that_leaps_ahead_for_hours_removes_nothing(
         n_messages = connection.exec_driver_sql("SELECT count(*) FROM outbox").scalar_one()
     assert n_messages == 1
     clock.advance(4 * 3_600)  # it has stood for a day
-    assert chores.retain() == "1 clips removed"
-    assert chores.forget() == "1 detections left the log"
+    assert chores.retain() == "1 clip removed"
+    assert chores.forget() == "1 detection left the log"
 
 
 def test_a_full_disk_makes_room_whatever_the_clock_says(
@@ -320,7 +320,7 @@ def test_a_full_disk_makes_room_whatever_the_clock_says(
     settings = Settings(clips=ClipSettings(max_size_mb=1))
     chores, _ = upkeep(state, store, log, settings, clock=clock)
     clock.step(5 * 365 * DAY_S)
-    assert chores.retain() == "1 clips removed"
+    assert chores.retain() == "1 clip removed"
 
 
 def test_a_station_restarted_every_day_is_looked_at_every_day(

@@ -92,7 +92,7 @@ class FileSource:
     def description(self) -> str:
         """Return the path, how much there is, and how fast it is played."""
         n = len(self.recordings)
-        files = f"{n} recordings, " if self._path.is_dir() else ""
+        files = f"{n} recording{'s' if n != 1 else ''}, " if self._path.is_dir() else ""
         pace = "as fast as possible" if self._speed is None else f"at speed {self._speed:g}"
         return f"{self._path} ({files}{self.total_s:.0f} s), {pace}"
 

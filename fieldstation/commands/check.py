@@ -25,6 +25,7 @@ from fieldstation.commands.context import Context, add_context_arguments, load_c
 from fieldstation.config import secret_path
 from fieldstation.errors import MendableError
 from fieldstation.records import Check
+from fieldstation.words import counted
 
 if TYPE_CHECKING:
     from fieldstation.audio.level import Level
@@ -281,8 +282,9 @@ def check_health(context: Context, pid: int) -> Iterator[Check]:
     yield Check(
         "station",
         True,
-        f"process {pid}, {health.get('n_events')} events, {health.get('heard_s')} s heard, "
-        f"{health.get('lost_s')} s lost, on {health.get('provider')}",
+        f"process {pid}, {counted(health.get('n_events'), 'event')}, "
+        f"{health.get('heard_s')} s heard, {health.get('lost_s')} s lost, "
+        f"on {health.get('provider')}",
     )
     yield Check("microphone", True, f"{health.get('source')}")
     for problem in health.get("problems", []):

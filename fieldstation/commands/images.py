@@ -16,6 +16,7 @@ from fieldstation.commands.context import Context, load_context, with_database
 from fieldstation.commands.questions import add_question_arguments, filter_of, read_log
 from fieldstation.commands.rows import add_format_argument, write_rows
 from fieldstation.errors import MendableError
+from fieldstation.words import counted
 
 if TYPE_CHECKING:
     from fieldstation.gallery import Gallery
@@ -150,7 +151,7 @@ def _copy_all(found: Iterator[PictureRow], gallery: Gallery, folder: Path) -> in
             continue
         _write(folder / copy_name(row), png)
         n_copied += 1
-    print(f"{n_copied} pictures in {folder}")
+    print(f"{counted(n_copied, 'picture')} in {folder}")
     if n_gone:
         print(f"{n_gone} are not in {gallery.folder}: name their folder with --images")
     return 1 if n_gone else 0
@@ -207,7 +208,8 @@ def _ask_again(
         )
     finally:
         log.close()
-    print(f"{n} events queued for generator {bundle.generator.generator_id} of {bundle.name}")
+    queued = counted(n, "event")
+    print(f"{queued} queued for generator {bundle.generator.generator_id} of {bundle.name}")
     if not n and not n_left:
         print("what it has painted, and what waits already, is left out")
     if n_left:

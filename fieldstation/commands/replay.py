@@ -24,6 +24,7 @@ from fieldstation.commands.context import (
     with_database,
 )
 from fieldstation.config import with_option
+from fieldstation.words import counted
 
 if TYPE_CHECKING:
     from fieldstation.audio.files import FileSource
@@ -93,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
     finally:
         intake.close()
     print(
-        f"{intake.n_recordings} recordings replayed, {intake.n_known} already in the log, "
-        f"{skipped.n} not heard whole; {intake.n_events} events, {intake.n_new} of them new"
+        f"{counted(intake.n_recordings, 'recording')} replayed, "
+        f"{intake.n_known} already in the log, {skipped.n} not heard whole; "
+        f"{counted(intake.n_events, 'event')}, {intake.n_new} of them new"
     )
     return 1 if skipped.n else 0
 

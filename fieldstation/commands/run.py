@@ -25,6 +25,7 @@ from fieldstation.config import LogSettings, MqttSettings, with_option
 from fieldstation.errors import MendableError
 from fieldstation.memory import give_back_freed_memory
 from fieldstation.state import State
+from fieldstation.words import counted
 
 if TYPE_CHECKING:
     from fieldstation.audio.level import Level
@@ -342,9 +343,9 @@ def _tell_pictures(state: QueueState, context: Context, waited_for: bool) -> int
     """Say which pictures are still to come, and which will not; 1 where those were waited for."""
     if state.n_waiting:
         paint = f"fieldstation worker --once --state {context.state.folder}"
-        print(f"{state.n_waiting} pictures wait to be painted: {paint}")
+        print(f"{counted(state.n_waiting, 'picture')} still to be painted: {paint}")
     if state.n_parked:
-        print(f"{state.n_parked} pictures cannot be painted: {state.reason}")
+        print(f"{counted(state.n_parked, 'picture')} cannot be painted: {state.reason}")
     return EXIT_FAILED if waited_for and (state.n_waiting or state.n_parked) else 0
 
 

@@ -93,7 +93,7 @@ def test_pictures_and_wishes_are_listed(painted: Path, ask: Ask) -> None:
 def test_copies_are_named_for_people(painted: Path, ask: Ask, tmp_path: Path) -> None:
     """By date, time and bird; what was removed by hand is said, with the mend."""
     copied = ask("images", "--out", tmp_path / "mine", "--species", "tit")
-    assert (copied.returncode, copied.stdout) == (0, f"1 pictures in {tmp_path / 'mine'}\n")
+    assert (copied.returncode, copied.stdout) == (0, f"1 picture in {tmp_path / 'mine'}\n")
     (copy,) = (tmp_path / "mine").iterdir()
     assert copy.name == "2026-05-01_061207_Great-Tit_000000000001_fedcba98_7.png"
     assert copy.read_bytes() == b"a picture"
@@ -108,9 +108,9 @@ def test_events_are_queued_again_for_the_present_generator(
 ) -> None:
     """A bundle that paints nothing cannot be meant."""
     asked = ask("images", "--again", "--only", "parked", "--bundle", paints.path)
-    assert asked.stdout == f"1 events queued for generator {paints.generator_id} of paints\n"
+    assert asked.stdout == f"1 event queued for generator {paints.generator_id} of paints\n"
     asked = ask("images", "--again", "--species", "tit", "--bundle", paints.path)
-    assert "1 events queued" in asked.stdout
+    assert "1 event queued" in asked.stdout
     again = ask("images", "--again", "--bundle", paints.path)
     assert "0 events queued" in again.stdout
     assert "waits already" in again.stdout

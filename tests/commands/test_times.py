@@ -33,3 +33,10 @@ def test_what_names_no_time_is_refused_with_the_forms(text: str) -> None:
     """The text tells what can be written."""
     with pytest.raises(TimeError, match="names no time: write today"):
         parse_when(text, "UTC", NOW)
+
+
+@pytest.mark.parametrize("text", ["9999999h", "999999w", "9" * 5_000 + "d"])
+def test_what_is_too_far_back_is_said_to_be(text: str) -> None:
+    """It names a time, which nobody heard anything at."""
+    with pytest.raises(TimeError, match=r"^9+[hwd] ago is too far back, before 1970"):
+        parse_when(text, "UTC", NOW)

@@ -141,7 +141,7 @@ def test_without_waiting_the_pictures_stay_in_the_queue_for_a_worker(
     where = ("--bundle", paints.path, "--broker", broker.url)
     ended = cli("run", "--source", recording, *where)
     assert ended.returncode == 0, ended.stdout
-    assert f"wait to be painted: fieldstation worker --once --state {state}" in ended.stdout
+    assert f"still to be painted: fieldstation worker --once --state {state}" in ended.stdout
     queued = "SELECT count(*) FROM jobs WHERE state = 'queued'"
     assert rows(state / "log.db", queued) == [(2,)]
     painted = cli("worker", "--once", *where)
