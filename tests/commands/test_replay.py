@@ -59,7 +59,7 @@ def test_a_replay_that_was_interrupted_goes_on(
         log.execute("DELETE FROM replays WHERE rowid = (SELECT min(rowid) FROM replays)")
     again = here("replay", season, *options)
     assert "1 recording replayed, 2 already in the log" in again.stdout
-    assert "1 events, 0 of them new" in again.stdout
+    assert "1 event, 0 of them new" in again.stdout
     assert (count(database, "detections"), count(database, "coverage")) == (3, 3)
 
 
