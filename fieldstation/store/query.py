@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import (
@@ -39,6 +40,7 @@ from fieldstation.store.spans import Part, dates_of, spans_of
 from fieldstation.store.station_db import StationStore
 from fieldstation.store.totals import DAY, EDGES, EVERYBODY, HOUR, MONTH, SUMS
 
+HEARINGS = {hearing.value: hearing for hearing in Hearing}
 ROWS_AT_ONCE = 1_000
 """Fetched together; an answer of millions of rows is never in memory as a whole"""
 MOST_UNITED = 200
@@ -216,7 +218,7 @@ def own_coverage(
 
 def _cut(found: Iterable[Stretch], since: int, until: int) -> Coverage:
     stretches = [
-        replace(stretch, interval=cut)
+        stretch if cut is stretch.interval else replace(stretch, interval=cut)
         for stretch in found
         if (cut := cut_interval(stretch.interval, since, until)) is not None
     ]
@@ -227,7 +229,7 @@ def cut_interval(interval: Interval, since: int, until: int) -> Interval | None:
     """Return the part of an interval inside [since, until), or None where there is none."""
     if interval.state is Hearing.CLOCK_STEP:
         return interval if since <= interval.started_at < until else None
-    ended_at = interval.started_at + round(interval.duration_s * US_PER_S)
+    ended_at = _ended_at(interval)
     if since <= interval.started_at and ended_at <= until:
         return interval if interval.started_at < until else None
     started_at, ended_at = max(interval.started_at, since), min(ended_at, until)
@@ -251,21 +253,33 @@ def sum_stretches(stretches: Iterable[Stretch]) -> tuple[CoverageSum, ...]:
 
     A moment that was heard once was heard; of those that were lost twice the first cause counts.
     """
+    by_station: dict[str, list[Interval]] = defaultdict(list)
+    for stretch in stretches:
+        by_station[stretch.station].append(stretch.interval)
     sums: dict[tuple[str, Hearing, str], list[float]] = defaultdict(list)
-    taken: dict[str, _Taken] = defaultdict(_Taken)
-    order = {Hearing.CLOCK_STEP: 0, Hearing.HEARD: 1, Hearing.LOST: 2}
-    for stretch in sorted(
-        stretches, key=lambda s: (order[s.interval.state], s.interval.started_at)
-    ):
-        interval = stretch.interval
-        duration_s = interval.duration_s
-        if interval.state is not Hearing.CLOCK_STEP:
-            end = interval.started_at + round(interval.duration_s * US_PER_S)
-            duration_s = taken[stretch.station].take(interval.started_at, end) / US_PER_S
-        sums[stretch.station, interval.state, interval.cause].append(duration_s)
+    for station, intervals in by_station.items():
+        for interval, duration_s in _each_once(intervals):
+            sums[station, interval.state, interval.cause].append(duration_s)
     return tuple(
         CoverageSum(*key, duration_s=sum(sums[key]), n=len(sums[key])) for key in sorted(sums)
     )
+
+
+def _each_once(intervals: Sequence[Interval]) -> Iterator[tuple[Interval, float]]:
+    """Yield one station's intervals with what no other one counted; a clock step as it is."""
+    timed = [interval for interval in intervals if interval.state is not Hearing.CLOCK_STEP]
+    spans = sorted((interval.started_at, _ended_at(interval)) for interval in timed)
+    if all(end <= start for (_, end), (start, _) in pairwise(spans)):  # nearly always
+        yield from ((interval, interval.duration_s) for interval in intervals)
+        return
+    yield from ((i, i.duration_s) for i in intervals if i.state is Hearing.CLOCK_STEP)
+    taken = _Taken()
+    for interval in sorted(timed, key=lambda i: (i.state is not Hearing.HEARD, i.started_at)):
+        yield interval, taken.take(interval.started_at, _ended_at(interval)) / US_PER_S
+
+
+def _ended_at(interval: Interval) -> int:
+    return interval.started_at + round(interval.duration_s * US_PER_S)
 
 
 class _Taken:
@@ -470,9 +484,14 @@ def _logged_stretches(
 ) -> list[Stretch]:
     touching = union_all(*_intervals_touching(since, until, whose)).subquery()
     c = touching.c
-    query = select(touching).order_by(c.station, c.started_at, c.state)
+    columns = c.station, c.run_id, c.started_at, c.duration_s, c.state, c.cause
+    query = select(*columns).order_by(c.station, c.started_at, c.state)
     with log.database.read() as connection:
-        return [_stretch(row) for row in connection.execute(query)]
+        # In tuples: of a hundred stations' month there are ten thousand.
+        return [
+            Stretch(whose, Interval(run_id, at, duration_s, HEARINGS[state], cause))
+            for whose, run_id, at, duration_s, state, cause in connection.execute(query)
+        ]
 
 
 def _intervals_touching(
@@ -491,8 +510,3 @@ def _intervals_touching(
         touching.where(COVERAGE.c.duration_s <= LONG_S, COVERAGE.c.started_at >= no_earlier),
         touching.where(IS_LONG),
     ]
-
-
-def _stretch(row: Row[Any]) -> Stretch:
-    interval = Interval(row.run_id, row.started_at, row.duration_s, Hearing(row.state), row.cause)
-    return Stretch(row.station, interval)
