@@ -119,7 +119,7 @@ PROFILES = {
         average_width=0.05,
         solver="dpmpp_2m",
         n_steps=16,
-        guidance_scale=1.5,
+        guidance_scale=3.0,
         guidance_interval=(0.3, 10.0),
         sigma_range=(0.002, 80.0),
     ),
