@@ -242,7 +242,7 @@ def test_the_demo_is_heard_as_from_its_file(server: SoundServer, tmp_path: Path)
     """The shipped bundle hears in the demo live nothing that it does not hear in the file.
 
     The microphone's windows begin at other samples than the file's, and the demo's faint calls
-    pass their threshold in some of them only. So the file is heard at four offsets of a quarter
+    pass their threshold in some of them only. So the file is heard at twelve offsets of a twelfth
     hop: something must be heard live, and all of it must be named by one of them. (The tones
     above are loud, and compared strictly.)
     """
@@ -250,9 +250,9 @@ def test_the_demo_is_heard_as_from_its_file(server: SoundServer, tmp_path: Path)
     hop_s = bundle.window_s / 2
     samples, rate = soundfile.read(demo.RECORDING, dtype="float32")
     folder = tmp_path / "files"
-    for quarter in range(4):
-        late = np.zeros(round(quarter * hop_s / 4 * rate), np.float32)
-        name = FILE_NAME.replace("_04", f"_{4 + quarter:02}")
+    for twelfth in range(12):
+        late = np.zeros(round(twelfth * hop_s / 12 * rate), np.float32)
+        name = FILE_NAME.replace("_04", f"_{4 + twelfth:02}")
         recording(np.concatenate([late, samples]), folder / name, rate, after_s=4)
     heard = hear_file(tmp_path / "station", bundle.path, folder)
     assert heard[0].started_s < FILE_BEGAN_S + HOUR_S, "not in the first file"
