@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "bundle": FOUNDATION | {"generator_card"},
     "coverage": FOUNDATION,
     "demo": set(),
-    "audio": FOUNDATION,
+    "audio": FOUNDATION | {"words"},
     "store": FOUNDATION,
     "mqtt": FOUNDATION | {"processes"},
     "mqtt/messages": FOUNDATION,

@@ -26,6 +26,7 @@ from fieldstation.audio.recordings import (
 from fieldstation.audio.source import OnWait, ignore_wait
 from fieldstation.clock import US_PER_S, Clock, SystemClock
 from fieldstation.records import AudioChunk, FileOrigin, Samples
+from fieldstation.words import counted
 
 __all__ = ["FileError", "FileSource", "OnProgress", "OnSkip", "StandardInput"]
 
@@ -91,8 +92,7 @@ class FileSource:
     @property
     def description(self) -> str:
         """Return the path, how much there is, and how fast it is played."""
-        n = len(self.recordings)
-        files = f"{n} recording{'s' if n != 1 else ''}, " if self._path.is_dir() else ""
+        files = f"{counted(len(self.recordings), 'recording')}, " if self._path.is_dir() else ""
         pace = "as fast as possible" if self._speed is None else f"at speed {self._speed:g}"
         return f"{self._path} ({files}{self.total_s:.0f} s), {pace}"
 
