@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,9 @@ def command_lines(pid: int) -> Iterator[str]:
     """Yield what `ps` shows of a process, and what its children can see of its environment."""
     yield Path(f"/proc/{pid}/cmdline").read_bytes().decode()
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        yield from command_lines(int(child))
-        yield Path(f"/proc/{child}/environ").read_bytes().decode()
+        with suppress(ProcessLookupError, FileNotFoundError):  # a child may end while it is read
+            yield from command_lines(int(child))
+            yield Path(f"/proc/{child}/environ").read_bytes().decode()
 
 
 def test_a_database_s_password_comes_from_its_file(
