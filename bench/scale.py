@@ -42,6 +42,7 @@ from bench.large_log import FIRST_DAY, N_DAYS
 from fieldstation.clock import parse_instant
 from fieldstation.store import picture_query, query
 from fieldstation.store.backup import back_up
+from fieldstation.store.coverage_query import coverage
 from fieldstation.store.damage import find_damage
 from fieldstation.store.database import file_of
 from fieldstation.store.images import Images
@@ -127,9 +128,9 @@ QUESTIONS: dict[str, Question] = {
     "species --station garden --min-probability 0.9": _species(
         station="garden", min_probability=0.9
     ),
-    "coverage, all stations, 24 h": lambda log: query.coverage(log, NOW - DAY_US, NOW),
-    "coverage --station garden, 24 h": lambda log: query.coverage(log, NOW - DAY_US, NOW, "garden"),
-    "coverage --station garden --since 30d": lambda log: query.coverage(
+    "coverage, all stations, 24 h": lambda log: coverage(log, NOW - DAY_US, NOW),
+    "coverage --station garden, 24 h": lambda log: coverage(log, NOW - DAY_US, NOW, "garden"),
+    "coverage --station garden --since 30d": lambda log: coverage(
         log, NOW - 30 * DAY_US, NOW, "garden"
     ),
     "images --limit 20": _pictures(limit=20),
@@ -152,7 +153,7 @@ QUESTIONS: dict[str, Question] = {
 }
 BEYOND: dict[str, Question] = {
     "species --min-probability 0.93": _species(min_probability=0.93),
-    "coverage, all stations, 30 days": lambda log: query.coverage(log, NOW - 30 * DAY_US, NOW),
+    "coverage, all stations, 30 days": lambda log: coverage(log, NOW - 30 * DAY_US, NOW),
 }
 """What is not promised: read with the limits in docs/decisions/storage.md"""
 

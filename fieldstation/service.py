@@ -68,11 +68,11 @@ from fieldstation.records import (
 from fieldstation.schedule import Chore, Chores
 from fieldstation.state import Lock, State, StateError
 from fieldstation.station import Recorder, Station, make_ear, thresholds
+from fieldstation.store.coverage_query import with_newest
 from fieldstation.store.errors import AWAY, StoreError
 from fieldstation.store.jobs import QueueState
 from fieldstation.store.keeper import Keeper, open_station_db, was_killed
 from fieldstation.store.late_log import LateLog
-from fieldstation.store.query import with_newest
 from fieldstation.store.station_db import NAME, StationStore
 from fieldstation.store.writer import BYTES_PER_MB, StoreThread
 from fieldstation.supervisor import Supervisor

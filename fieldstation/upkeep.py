@@ -19,13 +19,13 @@ from fieldstation.pictures import retain
 from fieldstation.records import ClipState, Hearing, StationIdentity
 from fieldstation.schedule import Chore
 from fieldstation.state import State, Vitals
-from fieldstation.store import query
 from fieldstation.store.backup import back_up
+from fieldstation.store.coverage_query import coverage
 from fieldstation.store.damage import find_damage
 from fieldstation.store.database import file_of
 from fieldstation.store.errors import DamagedDatabase, StoreError
 from fieldstation.store.late_log import LateLog
-from fieldstation.store.query import Filter
+from fieldstation.store.query import Filter, species
 from fieldstation.store.retention import forget, pause_for
 from fieldstation.store.station_db import KEEP_DELIVERED_DAYS
 from fieldstation.store.writer import StoreThread
@@ -131,8 +131,8 @@ class Upkeep:
         midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
         since, tomorrow = instant_of(midnight), instant_of(midnight + timedelta(days=1))
         log = self._log.opened()
-        found = query.species(log, Filter(since=since, until=tomorrow, station=who.name))
-        sums = query.coverage(log, since, now, who.name).sums
+        found = species(log, Filter(since=since, until=tomorrow, station=who.name))
+        sums = coverage(log, since, now, who.name).sums
         summary = Summary(
             station=who.name,
             station_key=who.key,

@@ -22,7 +22,7 @@ from fieldstation.commands.rows import add_format_argument, write_rows
 if TYPE_CHECKING:
     from fieldstation.commands.context import Context
     from fieldstation.records import Interval
-    from fieldstation.store.query import Coverage
+    from fieldstation.store.coverage_query import Coverage
 
 EXAMPLES = """  fieldstation coverage --since today
   fieldstation coverage --since 7d --intervals
@@ -56,28 +56,28 @@ def run(args: argparse.Namespace) -> int:
     if until <= since:
         raise QuestionError(f"--since {args.since} is not in the past: nothing is covered yet")
 
-    from fieldstation.store import query
+    from fieldstation.store.coverage_query import coverage
 
     own = args.database is None and args.station is None and context.state.station_db.exists()
     if own:
-        coverage, name = _own(context, since, until)
+        found, name = _own(context, since, until)
     else:
         with read_log(context) as log:
             assert log is not None
-            coverage = query.coverage(log, since, until, args.station)
+            found = coverage(log, since, until, args.station)
         name = args.station or context.settings.station.name
     zone = context.settings.station.timezone
     if args.intervals:
-        write_rows(_intervals(coverage, zone, name), INTERVALS, args.format, args.output)
+        write_rows(_intervals(found, zone, name), INTERVALS, args.format, args.output)
     else:
-        rows = _sums(coverage, (until - since) / US_PER_S, name)
+        rows = _sums(found, (until - since) / US_PER_S, name)
         write_rows(rows, SUMS, args.format, args.output)
     return 0
 
 
 def _own(context: Context, since: int, until: int) -> tuple[Coverage, str]:
     """Return what the station's own ledger tells, and what it called itself when it last ran."""
-    from fieldstation.store import query
+    from fieldstation.store.coverage_query import own_coverage
     from fieldstation.store.station_db import KEEP_DELIVERED_DAYS, NAME, StationStore
 
     is_old = since < SystemClock().wall() - KEEP_DELIVERED_DAYS * DAY_US
@@ -86,8 +86,8 @@ def _own(context: Context, since: int, until: int) -> tuple[Coverage, str]:
     try:
         with read_log(context, may_be_missing=True) if asks_log else nullcontext() as log:
             key = context.state.draw_key()
-            coverage = query.own_coverage(store, since, until, _newest(context), log, key)
-        return coverage, store.meta(NAME) or context.settings.station.name
+            found = own_coverage(store, since, until, _newest(context), log, key)
+        return found, store.meta(NAME) or context.settings.station.name
     finally:
         store.close()
 

@@ -2,7 +2,8 @@
 
 station_db, log_db    what is written and read back, one class each
 writer                the thread that alone writes station.db
-query                 questions that people ask
+query, coverage_query, picture_query
+                      questions that people ask
 backup                dated copies
 database, sqlite      opening, transactions; schema, migrations: bringing the tables up to date
 """

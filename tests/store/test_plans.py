@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from fieldstation.store.coverage_query import coverage
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.picture_query import PAINTED, pictures
-from fieldstation.store.query import Filter, coverage, detections, species
+from fieldstation.store.query import Filter, detections, species
 from tests.store.examples import DAWN, MINUTE, detection
 from tests.store.test_schema_doc import LOG_PAGE, queries
 
