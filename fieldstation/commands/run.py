@@ -210,6 +210,8 @@ def _check_source(args: argparse.Namespace) -> None:
             raise RunError(f"--{option} describes standard input: it needs --source -")
         if value is not None and value < 1:
             raise RunError(f"--{option} is {value}; at least 1")
+    if args.wait and (args.source or args.demo):
+        raise RunError("--wait is for a microphone that may come later: leave it out here")
     _speed(args.speed)
 
 

@@ -178,6 +178,7 @@ def test_options_are_checked_like_settings_and_before_anything_is_written(
         (("--speed", "1e-9"), "'1e-9'"),
         (("--source", "-", "--channels", "100000"), "--channels is 100000; 1 to 64"),
         (("--broker", "mqtt://a b"), "mqtt://a b"),
+        (("--wait",), "--wait is for a microphone"),
         (("--database", "birds.db"), "birds.db"),
     ):
         check_refusal(here(*play, *arguments), said)
