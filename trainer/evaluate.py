@@ -78,6 +78,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--steps", type=int, metavar="N", help="likewise")
     add("--guidance", type=float, metavar="W", help="likewise")
     add("--device", default="auto", help="of --run: auto, cpu, cuda (default: %(default)s)")
+    add("--precision", default="fp32", help="of --run: auto, fp32, bf16 (default: %(default)s)")
     add("--only-kid", type=int, metavar="N", help="of --run: KID of so many pictures, one seed")
     add("--json", type=Path, metavar="FILE", help="write the whole report")
     add("--html", type=Path, metavar="FILE", help="write it as a page with pictures")
@@ -128,7 +129,7 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], Gallery]:
     if options.only_kid:
         counts = Counts(kid=options.only_kid, kid_seeds=1)
     return evaluate_run(
-        Run(options.run, options.packed, options.cache, options.device),
+        Run(options.run, options.packed, options.cache, options.device, options.precision),
         Packaging(options.weights, options.solver, options.steps, options.guidance),
         options.fold,
         counts,

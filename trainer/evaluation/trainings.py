@@ -77,7 +77,9 @@ def calls_to_paint(
 
 def where_it_ran(fitted: FittedGenerator) -> dict[str, Any]:
     """Return what stands for a bundle's time on a CPU: here pictures are painted by hundreds."""
-    return {"device": describe_device(fitted.training.device), "ms_per_image": None}
+    precision = str(fitted.training.precision).removeprefix("torch.")
+    device = describe_device(fitted.training.device)
+    return {"device": device, "precision_of_painting": precision, "ms_per_image": None}
 
 
 def trained(fitted: FittedGenerator, how: Packaging) -> dict[str, Any]:

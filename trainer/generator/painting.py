@@ -22,7 +22,13 @@ from trainer.encoder.profiles import changed
 from trainer.generator.bundling import Packaging, card_of, conditions_of, weights_of
 from trainer.generator.course import lessons_for, shuffled
 from trainer.generator.export import Exported
-from trainer.generator.fitting import FittedGenerator, GeneratorOrder, material, set_up
+from trainer.generator.fitting import (
+    FittedGenerator,
+    GeneratorOrder,
+    check_order,
+    material,
+    set_up,
+)
 from trainer.generator.profiles import profile_named
 from trainer.generator.sheets import denoise_with, paint
 from trainer.generator.training import load_checkpoint
@@ -42,6 +48,8 @@ class Run:
     packed: Path
     cache: Path
     device: str = "auto"
+    precision: str = "fp32"
+    """Of the network at work; its training's may be another"""
 
 
 class RunPainter:
@@ -55,7 +63,8 @@ class RunPainter:
         self.conditions = conditions_of(fitted, generator)
         self._device = fitted.training.device
         self.at_once = AT_ONCE[self._device.type]
-        self._network = Counted(denoise_with(generator.denoiser, self._device))
+        network = denoise_with(generator.denoiser, self._device, fitted.training.precision)
+        self._network = Counted(network)
 
     @property
     def n_network_calls(self) -> int:
@@ -88,11 +97,13 @@ def reopened(run: Run) -> FittedGenerator:
         cache=run.cache,
         packed=run.packed,
         device=run.device,
+        precision=run.precision,
         changes=tuple(kept["changes"].split()),
         resume=True,
         **{name: kept[name] for name in ("profile", "size", "condition", "fold", "seed")},
         **{name: kept[name] for name in ("batch_size", "learning_rate", "shuffled")},
     )
+    check_order(order)
     profile = changed(profile_named(order.profile), order.changes)
     images, calls, encoder_id = material(order)
     lessons = lessons_for(images, calls, profile, order.condition)
