@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fieldstation.errors import MendableError
+from fieldstation.generator_card import SOLVERS
 from trainer.data.recordings import DataError
 
 if TYPE_CHECKING:
     from trainer.evaluation.generator import Gallery
+
+OF_RUN = ("packed", "weights", "solver", "steps", "guidance", "device", "precision", "only_kid")
+OF_BUNDLE = ("data", "images", "threads")
+"""Options of `generator` that mean nothing beside the other one"""
 
 ENCODER = """Any bundle and any folder with `recordings.csv` (columns file, scientific_name at
 least). A row whose species is not among the bundle's labels counts as an unknown bird, one without
@@ -33,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.act(options))
-    except (MendableError, DataError) as error:
+    except (MendableError, DataError, ValueError) as error:
         print(f"trainer.evaluate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -73,30 +78,27 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--data", type=Path, metavar="CALLS", help="recordings to paint")
     add("--images", type=Path, metavar="PHOTOGRAPHS", help="to compare with")
     add("--packed", type=Path, metavar="FOLDER", help="both, for --run")
-    add("--weights", default="average", help="of --run: average, last, or a file of fit --keep")
-    add("--solver", help="of --run (default: the profile's)")
+    add("--weights", help="of --run: average (the default), last, or a file of fit --keep")
+    add("--solver", choices=SOLVERS, help="of --run (default: the profile's)")
     add("--steps", type=int, metavar="N", help="likewise")
     add("--guidance", type=float, metavar="W", help="likewise")
-    add("--device", default="auto", help="of --run: auto, cpu, cuda (default: %(default)s)")
-    add("--precision", default="fp32", help="of --run: auto, fp32, bf16 (default: %(default)s)")
+    add("--device", help="of --run: auto (the default), cpu, cuda")
+    add("--precision", help="of --run: fp32 (the default), bf16, auto")
     add("--only-kid", type=int, metavar="N", help="of --run: KID of so many pictures, one seed")
     add("--json", type=Path, metavar="FILE", help="write the whole report")
     add("--html", type=Path, metavar="FILE", help="write it as a page with pictures")
     add("--fold", type=int, metavar="K", help="only this fold's recordings (default: all)")
     add("--share", type=float, default=1.0, help="of the pictures of a full report (default: 1)")
-    add("--threads", type=int, default=1, help="of the painter (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="of the bundle's painter (default: 1)")
     add("--cache", type=Path, default=Path("work"), help="features (default: %(default)s)")
 
 
 def _generator(options: argparse.Namespace) -> int:
     from trainer.evaluation.generator import Counts, as_text, evaluate_generator
 
-    if not 0 < options.share <= 1:
-        raise DataError(f"--share is {options.share:g}; must be above 0 and at most 1")
+    _check_generator(options)
     if options.run:
         report, gallery = _run(options)
-    elif options.data is None or options.images is None:
-        raise DataError("--bundle is judged by --data and --images: name both")
     else:
         report, gallery = evaluate_generator(
             options.bundle,
@@ -105,7 +107,7 @@ def _generator(options: argparse.Namespace) -> int:
             options.cache,
             options.fold,
             Counts().reduced(options.share),
-            options.threads,
+            options.threads or 1,
         )
     print(f"kid {report['kid']}" if options.only_kid else as_text(report))
     if options.json:
@@ -117,20 +119,38 @@ def _generator(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_generator(options: argparse.Namespace) -> None:
+    """Refuse what does not go together before hours of painting."""
+    if not 0 < options.share <= 1:
+        raise DataError(f"--share is {options.share:g}; must be above 0 and at most 1")
+    of, strays = ("--run", OF_BUNDLE) if options.run else ("--bundle", OF_RUN)
+    for name in strays:
+        if getattr(options, name) is not None:
+            raise DataError(f"--{name.replace('_', '-')} does nothing with {of}: leave it out")
+    if options.run and options.packed is None:
+        raise DataError("--run is judged by --packed: name what it was trained from")
+    if options.bundle and (options.data is None or options.images is None):
+        raise DataError("--bundle is judged by --data and --images: name both")
+    if options.only_kid is not None and options.only_kid < 2:
+        raise DataError(f"--only-kid is {options.only_kid}; a distance needs 2 pictures or more")
+    if options.only_kid and options.html:
+        raise DataError("--html is of the whole report: leave out --only-kid")
+
+
 def _run(options: argparse.Namespace) -> tuple[dict[str, Any], Gallery]:
     from trainer.evaluation.generator import Counts
     from trainer.evaluation.trainings import evaluate_run
     from trainer.generator.bundling import Packaging
     from trainer.generator.painting import Run
 
-    if options.packed is None:
-        raise DataError("--run is judged by --packed: name what it was trained from")
     counts = Counts().reduced(options.share)
     if options.only_kid:
         counts = Counts(kid=options.only_kid, kid_seeds=1)
+    device, precision = options.device or "auto", options.precision or "fp32"
+    weights = options.weights or "average"
     return evaluate_run(
-        Run(options.run, options.packed, options.cache, options.device, options.precision),
-        Packaging(options.weights, options.solver, options.steps, options.guidance),
+        Run(options.run, options.packed, options.cache, device, precision),
+        Packaging(weights, options.solver, options.steps, options.guidance),
         options.fold,
         counts,
         only_kid=bool(options.only_kid),

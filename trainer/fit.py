@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fieldstation.errors import MendableError
+from fieldstation.generator_card import SOLVERS
 from trainer.data.corpus import Sources
 from trainer.data.recordings import DataError
 
@@ -248,7 +249,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
     add("--begin-from", type=Path, metavar="RUN", help="branch off another training, as it stands")
     add("--weights", default="average", help="average, last or a file that --keep wrote: to export")
-    add("--solver", help="dpmpp_2m, heun, ancestral: of the bundle (default: the profile's)")
+    add("--solver", choices=SOLVERS, help="of the bundle (default: the profile's)")
     add("--steps", type=_count, metavar="N", help="likewise")
     add("--guidance", type=float, metavar="W", help="likewise")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle, once finished")

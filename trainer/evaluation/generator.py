@@ -53,6 +53,8 @@ N_AGREEMENT = 390
 N_SPREAD = 60
 """Pairs of pictures for the distances between calls and between seeds"""
 MEMORISED_PERCENTILE = 1.0
+LEAST_PHOTOGRAPHS = 2
+"""On either side: of one alone there is no distance"""
 
 Ints = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
@@ -148,7 +150,11 @@ def report_on(name: str, gallery: Gallery, judged: Mapping[str, Any]) -> dict[st
     Args:
         name: of the bundle or of the training.
         judged: what it is judged by, in words.
+
+    Raises:
+        DataError: there is too little to judge by.
     """
+    refuse_one_species(gallery)
     painter = gallery.painter
     return {
         **described(name, painter, gallery),
@@ -183,7 +189,7 @@ def photographs_of(images: ImageSet, painter: Paints) -> Photographs:
     """Return photographs with their place among the painted species.
 
     Raises:
-        DataError: none is of a painted species.
+        DataError: none is of a painted species, or too few are.
     """
     place = {name: i for i, name in enumerate(painter.card.paints)}
     species = np.array([place.get(p.scientific_name, -1) for p in images.photographs], np.int64)
@@ -193,7 +199,28 @@ def photographs_of(images: ImageSet, painter: Paints) -> Photographs:
             "--images holds no photograph of a species that the bundle paints: "
             f"{', '.join(painter.card.paints)}"
         )
+    if min(len(found.rows()) // 2, *map(len, taught_and_asked(found))) < LEAST_PHOTOGRAPHS:
+        raise DataError(
+            f"--images holds {len(found.rows())} photographs of painted species; a distance needs "
+            f"at least {LEAST_PHOTOGRAPHS} of split 'train' and as many of 'val'"
+        )
     return found
+
+
+def refuse_one_species(gallery: Gallery) -> None:
+    """Refuse, before hours of painting, what species cannot be told apart by.
+
+    Raises:
+        DataError: calls, or photographs to learn from, are of one species.
+    """
+    taught, _ = taught_and_asked(gallery.photographs)
+    for what, species in (
+        ("calls", gallery.calls.species),
+        ("photographs to learn from", gallery.photographs.species[taught]),
+    ):
+        if len(np.unique(species)) < 2:
+            name = gallery.painter.card.paints[species[0]]
+            raise DataError(f"all {what} are of {name}: telling species apart needs two")
 
 
 def likeness(gallery: Gallery) -> dict[str, Any]:
@@ -324,13 +351,7 @@ def paint_like(gallery: Gallery, species: Ints, seed: int) -> Pixels:
 
 
 def donors_for(calls: Calls, own: Ints, chance: np.random.Generator) -> Ints:
-    """Return a call of another species for each.
-
-    Raises:
-        DataError: all calls are of one species.
-    """
-    if len(np.unique(calls.species)) < 2:
-        raise DataError("--data holds one painted species only: swapping calls needs two")
+    """Return a call of another species for each."""
     return np.array([chance.choice(np.flatnonzero(calls.species != s)) for s in own])
 
 
@@ -351,16 +372,21 @@ def aside(photographs: Photographs) -> Ints:
 
 
 def probe_of(gallery: Gallery) -> Probe:
-    """Return a probe taught by training photographs, or by half of a folder that has no split."""
+    """Return a probe taught by some photographs, and what it is worth on others."""
     photographs = gallery.photographs
+    rows = taught_and_asked(photographs)
+    taught, asked = (lite_features(photographs.pixels(r), gallery.cache) for r in rows)
+    train, kept = (photographs.species[r] for r in rows)
+    return fit_probe(taught, train, asked, kept)
+
+
+def taught_and_asked(photographs: Photographs) -> tuple[Ints, Ints]:
+    """Return the photographs to train on and those aside, or halves of a folder without split."""
     train, kept = photographs.rows(TRAIN), photographs.rows(VAL)
-    if not len(train) or not len(kept):
-        everything = photographs.rows()
-        train, kept = everything[::2], everything[1::2]
-    taught, asked = (
-        lite_features(photographs.pixels(rows), gallery.cache) for rows in (train, kept)
-    )
-    return fit_probe(taught, photographs.species[train], asked, photographs.species[kept])
+    if len(train) and len(kept):
+        return train, kept
+    everything = photographs.rows()
+    return everything[::2], everything[1::2]
 
 
 def as_text(report: Mapping[str, Any]) -> str:

@@ -88,8 +88,10 @@ def hear_calls(bundle: Bundle, recordings: Sequence[Recording], painted: Sequenc
         else:
             heard.append((at, place[recording.scientific_name], *surest))
     if not heard:
+        why = f"; {len(skipped)} were skipped, the first: {skipped[0][1]}" if skipped else ""
         raise DataError(
-            f"--data holds no recording of a species that the bundle paints ({', '.join(painted)})"
+            "--data holds no recording that can be heard of a species that the bundle paints "
+            f"({', '.join(painted)}){why}"
         )
     at_recording, species, embeddings, said, windows = zip(*heard, strict=True)
     names = [painted[i] for i in species]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.recordings import DataError
 from trainer.encoder.fitting import describe_device
 from trainer.evaluation.generator import (
     Counts,
@@ -56,7 +57,11 @@ def evaluate_run(
 def calls_to_paint(
     packed: Packed, paints: tuple[str, ...], fold: int | None, condition: str
 ) -> Calls:
-    """Return what was heard in a fold's recordings of painted species, as a training was told."""
+    """Return what was heard in a fold's recordings of painted species, as a training was told.
+
+    Raises:
+        DataError: nothing.
+    """
     heard = packed.heard
     names = [packed.painted[i] for i in heard.species]
     folds = [packed.calls.recordings[i].fold for i in heard.recording]
@@ -64,6 +69,9 @@ def calls_to_paint(
         [name in paints and fold in (None, of) for name, of in zip(names, folds, strict=True)]
     )
     rows = np.flatnonzero(wanted)
+    if not len(rows):
+        where = "was packed" if fold is None else f"is of fold {fold}"
+        raise DataError(f"no call of a painted species {where} ({', '.join(paints)})")
     return replace(
         heard,
         species=np.array([paints.index(names[i]) for i in rows], np.int64),

@@ -16,7 +16,7 @@ from fieldstation.generation.conditions import Conditions, save_conditions
 from fieldstation.generation.denoiser import OnnxDenoiser
 from fieldstation.generation.golden import GeneratorGolden, save_generator_golden
 from fieldstation.generation.painter import Painter
-from fieldstation.generator_card import GeneratorCard
+from fieldstation.generator_card import GeneratorCard, check_card
 from trainer.data.images import GARDEN, TRAIN, Photograph, counted
 from trainer.generator.export import Exported, checked_inputs, write_denoiser
 from trainer.generator.fitting import FittedGenerator
@@ -105,10 +105,14 @@ def conditions_of(fitted: FittedGenerator, generator: Generator) -> Conditions:
 
 
 def card_of(fitted: FittedGenerator, how: Packaging, exported: Exported) -> GeneratorCard:
-    """Return the generator's description."""
+    """Return the generator's description.
+
+    Raises:
+        ValueError: it is to be sampled as cannot be.
+    """
     profile, photographs = fitted.training.profile, learnt_from(fitted)
     sigma_min, sigma_max = profile.sigma_range
-    return GeneratorCard(
+    card = GeneratorCard(
         encoder_id=fitted.training.identity["encoder_id"],
         paints=painted(photographs, how.painted_from),
         profile=profile.name,
@@ -116,7 +120,7 @@ def card_of(fitted: FittedGenerator, how: Packaging, exported: Exported) -> Gene
         sigma_min=sigma_min,
         sigma_max=sigma_max,
         solver=how.solver or profile.solver,
-        n_steps=how.n_steps or profile.n_steps,
+        n_steps=profile.n_steps if how.n_steps is None else how.n_steps,
         guidance_scale=(
             profile.guidance_scale if how.guidance_scale is None else how.guidance_scale
         ),
@@ -129,6 +133,8 @@ def card_of(fitted: FittedGenerator, how: Packaging, exported: Exported) -> Gene
             "half_weights_max_abs_delta": exported.half_delta,
         },
     )
+    check_card(card)
+    return card
 
 
 def golden_of(bundle: Bundle) -> GeneratorGolden:

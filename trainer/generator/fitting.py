@@ -138,14 +138,7 @@ def fit_generator(order: GeneratorOrder) -> FittedGenerator:
         DataError, OrderError, ValueError, BundleError: data, order, checkpoint or encoder do not
             fit.
     """
-    check_order(order)
-    if order.n_threads:
-        torch.set_num_threads(order.n_threads)
-    profile = changed(profile_named(order.profile), order.changes)
-    images, calls, encoder_id = material(order)
-    lessons = lessons_for(images, calls, profile, order.condition)
-    lessons = shuffled(lessons) if order.shuffled else lessons
-    training = set_up(order, profile, encoder_id, lessons)
+    training, calls = prepared(order)
     with alone_in(order.folder):
         progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
         if order.compiles and (trouble := compile_network(training)):
@@ -154,6 +147,22 @@ def fit_generator(order: GeneratorOrder) -> FittedGenerator:
         result = describe_result(order, training, progress)
         (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return FittedGenerator(training, progress, order, calls, result)
+
+
+def prepared(order: GeneratorOrder) -> tuple[Training, Calls]:
+    """Return a training at its beginning, and the calls that it hears.
+
+    Raises:
+        DataError, OrderError, ValueError, BundleError: as `fit_generator`.
+    """
+    check_order(order)
+    if order.n_threads:
+        torch.set_num_threads(order.n_threads)
+    profile = changed(profile_named(order.profile), order.changes)
+    images, calls, encoder_id = material(order)
+    lessons = lessons_for(images, calls, profile, order.condition)
+    lessons = shuffled(lessons) if order.shuffled else lessons
+    return set_up(order, profile, encoder_id, lessons), calls
 
 
 def material(order: GeneratorOrder) -> tuple[ImageSet, Calls, str]:

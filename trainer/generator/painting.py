@@ -7,9 +7,10 @@ that may never become a bundle, and one card paints them in seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +19,22 @@ from numpy.typing import NDArray
 from fieldstation.generation.guidance import Counted
 from fieldstation.generation.sampling import Sampling
 from trainer.data.recordings import DataError
-from trainer.encoder.profiles import changed
 from trainer.generator.bundling import Packaging, card_of, conditions_of, weights_of
-from trainer.generator.course import lessons_for, shuffled
 from trainer.generator.export import Exported
-from trainer.generator.fitting import (
-    FittedGenerator,
-    GeneratorOrder,
-    check_order,
-    material,
-    set_up,
-)
-from trainer.generator.profiles import profile_named
+from trainer.generator.fitting import FittedGenerator, GeneratorOrder, prepared
 from trainer.generator.sheets import denoise_with, paint
-from trainer.generator.training import load_checkpoint
+from trainer.generator.training import read_checkpoint
 
 Pictures = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 AT_ONCE = {"cuda": 512, "cpu": 8}
 """Pictures in one batch"""
+AS_TRAINED = (
+    *("profile", "size", "condition", "changes", "fold", "seed"),
+    *("batch_size", "learning_rate", "shuffled"),
+)
+"""What a result says of the order that it was trained by"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +82,36 @@ def reopened(run: Run) -> FittedGenerator:
         DataError: the folder holds none that can be reopened.
         ValueError: it learnt from other calls or photographs.
     """
-    result = run.folder / "result.json"
-    if not result.is_file():
-        raise DataError(f"{run.folder} holds no result.json: name the --run of a training")
-    kept = json.loads(result.read_text(encoding="utf-8"))
-    order = GeneratorOrder(
+    kept = result_of(run.folder)
+    order = order_of(run, kept)
+    training, calls = prepared(order)
+    return FittedGenerator(training, read_checkpoint(training), order, calls, kept)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """Return what a training said of itself when it ended.
+
+    Raises:
+        DataError: no generator was trained there, or not to the end of a leg.
+    """
+    try:
+        kept: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder} holds no result.json that can be read: name the --run of a training "
+            "that has ended or was stopped"
+        ) from error
+    if missing := sorted(set(AS_TRAINED) - set(kept)):
+        raise DataError(
+            f"{folder}/result.json is no generator's: it has no {', '.join(missing)}: "
+            "name the --run of `trainer.fit generator`"
+        )
+    return kept
+
+
+def order_of(run: Run, kept: Mapping[str, Any]) -> GeneratorOrder:
+    """Return the order by which a training would go on, where it is to paint."""
+    return GeneratorOrder(
         data=None,
         images=None,
         encoder="",
@@ -100,13 +122,5 @@ def reopened(run: Run) -> FittedGenerator:
         precision=run.precision,
         changes=tuple(kept["changes"].split()),
         resume=True,
-        **{name: kept[name] for name in ("profile", "size", "condition", "fold", "seed")},
-        **{name: kept[name] for name in ("batch_size", "learning_rate", "shuffled")},
+        **{name: kept[name] for name in AS_TRAINED if name != "changes"},
     )
-    check_order(order)
-    profile = changed(profile_named(order.profile), order.changes)
-    images, calls, encoder_id = material(order)
-    lessons = lessons_for(images, calls, profile, order.condition)
-    lessons = shuffled(lessons) if order.shuffled else lessons
-    training = set_up(order, profile, encoder_id, lessons)
-    return FittedGenerator(training, load_checkpoint(training), order, calls, kept)

@@ -338,7 +338,7 @@ def take_kept(generator: Generator, file: Path) -> None:
     try:
         kept = torch.load(file, map_location="cpu", weights_only=True)
         generator.load_state_dict({name: weights.float() for name, weights in kept.items()})
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, AttributeError, RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{file} holds no average of this network: {error}") from error
 
 
@@ -379,12 +379,21 @@ def load_checkpoint(training: Training) -> Progress:
     Raises:
         ValueError: the checkpoint is damaged, or of another training.
     """
-    progress = _load(training, training.checkpoint, tuple(training.identity), "drop --resume")
+    progress = read_checkpoint(training)
     if training.metrics.is_file():
         lines = training.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if _images_seen(line) <= progress.images_seen]
         training.metrics.write_text("".join(kept), encoding="utf-8")
     return progress
+
+
+def read_checkpoint(training: Training) -> Progress:
+    """Bring a training to where its checkpoint stands; its folder stays as it is.
+
+    Raises:
+        ValueError: there is none, it is damaged, or of another training.
+    """
+    return _load(training, training.checkpoint, tuple(training.identity), "drop --resume")
 
 
 def branch_off(training: Training, checkpoint: Path) -> Progress:
@@ -401,6 +410,8 @@ def branch_off(training: Training, checkpoint: Path) -> Progress:
 def _load(training: Training, checkpoint: Path, agrees: Sequence[str], mend: str) -> Progress:
     try:
         state = torch.load(checkpoint, map_location=training.device, weights_only=True)
+    except OSError as error:
+        raise ValueError(f"{checkpoint} cannot be read: {error.strerror}") from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{checkpoint} is damaged: give another --run, or {mend}") from error
     for name in agrees:

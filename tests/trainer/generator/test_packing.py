@@ -9,10 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from tests.trainer.generator.tiny import HEARD, UNHEARD, calls, photographs  # noqa: E402
+from tests.trainer.generator.tiny import HEARD, calls, heard, photographs  # noqa: E402
 from trainer.data.images import GARDEN, load_images, read_photographs  # noqa: E402
 from trainer.data.recordings import DataError  # noqa: E402
-from trainer.evaluation.pictures import Calls as Heard  # noqa: E402
 from trainer.evaluation.trainings import calls_to_paint  # noqa: E402
 from trainer.generator.packing import Packed, load_packed, pack  # noqa: E402
 
@@ -23,14 +22,6 @@ def packed(tmp_path: Path) -> Packed:
     images = load_images(read_photographs(photographs(tmp_path / "photographs")), tmp_path)
     pack("0123456789abcdef", images, calls(), heard(), tmp_path / "packed")
     return load_packed(tmp_path / "packed", tmp_path / "cache")
-
-
-def heard() -> Heard:
-    """Return a window of each of the six recordings, species in alphabetical order."""
-    rows = np.arange(6 * 512, dtype=np.float32).reshape(6, 512) % 7
-    species = np.array([sorted((*HEARD, UNHEARD)).index(HEARD[i // 3]) for i in range(6)])
-    right = np.array([True] * 5 + [False])
-    return Heard(species, rows, right, np.arange(6), rows + 1)
 
 
 def test_the_gardens_pixels_are_the_same(packed: Packed, tmp_path: Path) -> None:

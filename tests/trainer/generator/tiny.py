@@ -10,6 +10,7 @@ import numpy as np
 from tests.trainer.photographs import photograph_rows, write_photographs
 from trainer.data.images import PRETRAIN, load_images, read_photographs
 from trainer.data.recordings import Recording
+from trainer.evaluation.pictures import Calls as Heard
 from trainer.generator.course import Lessons, lessons_for
 from trainer.generator.diffusion import LogNormal
 from trainer.generator.embeddings import Calls
@@ -45,6 +46,14 @@ def calls(n_per_species: int = 3, n_variants: int = 2) -> Calls:
     variant = np.tile(np.repeat(np.arange(n_variants), 2), len(recordings))
     probability = np.full(len(owner), 0.8, np.float32)
     return Calls(recordings, values, values * 2, owner, variant, probability)
+
+
+def heard() -> Heard:
+    """Return a window of each of the six recordings, species in alphabetical order."""
+    rows = np.arange(6 * 512, dtype=np.float32).reshape(6, 512) % 7
+    species = np.array([sorted((*HEARD, UNHEARD)).index(HEARD[i // 3]) for i in range(6)])
+    right = np.array([True] * 5 + [False])
+    return Heard(species, rows, right, np.arange(6), rows + 1)
 
 
 def photographs(folder: Path) -> Path:
