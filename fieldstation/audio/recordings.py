@@ -65,6 +65,10 @@ def inspect(path: Path, zone: ZoneInfo) -> Recording:
         started_at, start_source = start_time(path, date_tag, n_frames / sample_rate, zone)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except TypeError as error:  # soundfile asks so for what only a person knows
+        raise FileError(
+            f"{path} has no header that tells its rate: name another, or pipe it: --source - --rate"
+        ) from error
     except soundfile.LibsndfileError as error:
         raise FileError(
             f"{path} is no audio file, or a damaged one: {error.error_string.rstrip('.')}: "

@@ -164,6 +164,13 @@ def test_a_single_bad_file_is_an_error_of_one_line(
     assert str(path) in str(caught.value)
 
 
+def test_a_file_without_header_is_an_error_with_its_mend(tmp_path: Path) -> None:
+    """Nobody but a person knows its rate: on standard input it can be said."""
+    (tmp_path / "a.raw").write_bytes(b"\0" * 100)
+    with pytest.raises(FileError, match=r"no header .* --source - --rate"):
+        source(tmp_path / "a.raw")
+
+
 def test_a_recording_of_no_samples_is_empty(tmp_path: Path) -> None:
     """A header alone is no recording."""
     with pytest.raises(FileError, match="holds no sample"):

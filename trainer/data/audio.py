@@ -52,22 +52,31 @@ def decode(path: Path, sample_rate: int) -> Samples:
     """Return a file as mono float32 at `sample_rate`.
 
     Raises:
-        DataError: unreadable, empty, or not finite.
+        DataError: missing, unreadable for whatever reason, empty, or not finite.
     """
-    # Only who decodes needs them: a lent machine trains from what was decoded elsewhere.
-    import soundfile as sf
-    import soxr
-
     try:
-        samples, rate = sf.read(path, dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, OSError) as error:
+        if not path.is_file():
+            raise DataError("no file" if path.exists() else "it is missing")
+        samples = _read(path, sample_rate)
+    except (OSError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        # soundfile's own errors are RuntimeErrors; a headerless file it asks by a TypeError for
+        # what only a person knows
         raise DataError(f"{path.name} cannot be decoded: {error}") from error
     if not len(samples):
         raise DataError(f"{path.name} is empty")
     if not np.isfinite(samples).all():
         raise DataError(f"{path.name} holds samples that are not finite")
+    return samples
+
+
+def _read(path: Path, sample_rate: int) -> Samples:
+    # Only who decodes needs them: a lent machine trains from what was decoded elsewhere.
+    import soundfile as sf
+    import soxr
+
+    samples, rate = sf.read(path, dtype="float32", always_2d=True)
     mono = samples.mean(axis=1)
-    if rate != sample_rate:
+    if rate != sample_rate and len(mono):
         mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
     return np.ascontiguousarray(mono, np.float32)
 

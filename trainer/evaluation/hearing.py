@@ -132,11 +132,7 @@ def decoded(recording: Recording, sample_rate: int) -> Samples:
     Raises:
         DataError: it cannot be decoded, whatever the reason.
     """
-    try:
-        return decode(recording.path, sample_rate)
-    except (TypeError, ValueError, RuntimeError, MemoryError) as error:
-        # soundfile asks headerless formats for what only a person knows, by a TypeError
-        raise DataError(f"{recording.path.name} cannot be decoded: {error}") from error
+    return decode(recording.path, sample_rate)
 
 
 def probabilities_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,18 @@ def test_a_second_load_decodes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_file_is_a_counted_skip(tmp_path: Path) -> None:
-    """A damaged, an empty and a missing file are left out and named; the rest is kept."""
+    """A damaged, an empty, a missing and a headerless file are left out and named."""
     recordings = read_recordings(write_folder(tmp_path / "data", species_rows()))
     recordings[0].path.write_bytes(b"not audio")
     sf.write(recordings[1].path, np.zeros(0, np.float32), RATE)
     recordings[2].path.unlink()
+    headerless = replace(recordings[3], path=tmp_path / "x.raw")
+    headerless.path.write_bytes(b"no header")
+    recordings = (*recordings[:3], headerless, *recordings[4:])
     audio = load_audio(recordings, RATE, tmp_path / "cache")
-    assert audio.recordings == recordings[3:]
-    assert [file for file, _ in audio.skipped] == [r.file for r in recordings[:3]]
-    np.testing.assert_array_equal(audio.of(0), decode(recordings[3].path, RATE))
+    assert audio.recordings == recordings[4:]
+    assert [file for file, _ in audio.skipped] == [r.file for r in recordings[:4]]
+    np.testing.assert_array_equal(audio.of(0), decode(recordings[4].path, RATE))
 
 
 def test_nothing_decodable_is_an_error(tmp_path: Path) -> None:
