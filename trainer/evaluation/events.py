@@ -25,7 +25,7 @@ from fieldstation.station import Compose, Recorder, Station, make_ear
 from trainer.data.recordings import Recording
 from trainer.evaluation.hearing import Bools
 from trainer.evaluation.measures import ratio
-from trainer.evaluation.truth import Annotation, Skipped, targets_of
+from trainer.evaluation.truth import Annotation, targets_of
 
 WHO = StationIdentity("evaluation", "0" * 16, "UTC")
 SEGMENT_S = 1.0
@@ -52,8 +52,8 @@ class Nowhere:
 
 def judge_events(
     bundle: Bundle, annotations: Mapping[Path, Sequence[Annotation]]
-) -> tuple[dict[str, Any], list[Skipped]]:
-    """Return precision, recall and F1 of a bundle's events in annotated files.
+) -> tuple[dict[str, Any], list[tuple[Path, str]]]:
+    """Return precision, recall and F1 of a bundle's events in annotated files, and what it skipped.
 
     `event_f1` is None where no file is annotated, or nothing was told and nothing was there.
     """
@@ -62,24 +62,24 @@ def judge_events(
     n_files = n_unknown = 0
     for path, heard in annotations.items():
         try:
-            told = station_events(bundle, classifier, path)
+            source = FileSource(path, None, None, lambda *_: None, ZoneInfo("UTC"))
+            spans = spans_of(bundle, heard, source.total_s)
+            told = station_events(bundle, classifier, source)
         except (FileError, ValueError) as error:
-            skipped.append((path.name, str(error)))
+            skipped.append((path, str(error)))
             continue
-        spans = spans_of(bundle, heard)
         n_files, n_unknown = n_files + 1, n_unknown + len(heard) - len(spans)
         counts += [*overlaps(told, spans), *segments(told, spans)]
     return _report(counts, n_files, n_unknown), skipped
 
 
-def station_events(bundle: Bundle, classifier: Classifier, path: Path) -> list[Span]:
+def station_events(bundle: Bundle, classifier: Classifier, source: FileSource) -> list[Span]:
     """Return the events that a station with this bundle would tell of a file.
 
     Raises:
         FileError: it cannot be heard.
         ValueError: its samples overflow the encoder.
     """
-    source = FileSource(path, None, None, lambda *_: None, ZoneInfo("UTC"))
     ear = make_ear(bundle, classifier, Settings(), WHO, SystemClock())
     station = Station(ear, Recorder(WHO, Nowhere(), None), Nowhere())
     events = [event for chunk in source for event in station.process(chunk)]
@@ -96,13 +96,22 @@ def station_events(bundle: Bundle, classifier: Classifier, path: Path) -> list[S
     ]
 
 
-def spans_of(bundle: Bundle, annotations: Iterable[Annotation]) -> list[Span]:
-    """Return the annotations whose species the bundle knows."""
+def spans_of(bundle: Bundle, annotations: Iterable[Annotation], duration_s: float) -> list[Span]:
+    """Return the annotations whose species the bundle knows; none lasts longer than its file.
+
+    Raises:
+        ValueError: one begins after the file has ended, so the times are of another file.
+    """
     annotations = list(annotations)
+    if late := [a.start_s for a in annotations if a.start_s >= duration_s]:
+        raise ValueError(
+            f"a call is said to begin at {late[0]:g} s, and the file ends at {duration_s:g} s: "
+            "count times from the file's own beginning"
+        )
     names = [label.scientific_name for label in bundle.labels]
     wanted = [Recording(Path(), "", scientific_name=a.scientific_name) for a in annotations]
     return [
-        Span(label, a.start_s, a.end_s)
+        Span(label, a.start_s, min(a.end_s, duration_s))
         for a, label in zip(annotations, targets_of(wanted, names), strict=True)
         if label >= 0
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +72,8 @@ def evaluate_encoder(
     peer = None
     if peer_model is not None and recordings:
         peer, _ = judge_birdnet(bundle, heard, recordings, peer_model, cache)
-    skipped = (*truth.skipped, *unheard, *not_played)
+    unplayed = ((os.path.relpath(path, data), reason) for path, reason in not_played)
+    skipped = (*truth.skipped, *unheard, *unplayed)
     report = {
         **card(bundle, data, fold, recordings, heard),
         "skipped": dict(skipped),
@@ -188,7 +190,7 @@ def _events(report: Mapping[str, Any]) -> Iterator[str]:
     for name in ("unknown", "background"):
         if report[f"n_{name}"]:
             count = f"{report[f'{name}_with_event']} of {report[f'n_{name}']} recordings"
-            yield f"  {name + ' with an event':<24}{count}"
+            yield f"  {name + ' with event':<24}{count}"
     if report["n_event_files"]:
         yield (
             f"  {'event_f1':<24}{_number(report['event_f1'])} "

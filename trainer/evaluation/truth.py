@@ -7,6 +7,8 @@ reads with, refuses instead.
     recordings.csv   file, scientific_name; recordist, licence, fold, … where they are known
     events.csv       file, scientific_name, start_s, end_s: each bird heard, in files where all are
                      named; a row without species says that the file was listened to and holds none
+
+Without events.csv, rows of recordings.csv that have times are its events.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ NO_SPECIES = frozenset({"", "no bird", "background", "none", "nan", "noise", "si
 SPECIES_COLUMNS = ("scientific_name", "species", "scientific name")
 START_COLUMNS = ("start_s", "onset_s", "onset", "start")
 END_COLUMNS = ("end_s", "offset_s", "offset", "end")
+TIMES = ("start_s", "end_s", "onset_s", "offset_s", "onset", "offset")
+"""Of a call, in whatever table; `start` and `end` may be a recording's hours there"""
 
 Row = dict[str, str]
 Skipped = tuple[str, str]
@@ -68,6 +72,8 @@ def read_truth(folder: Path, fold: int | None = None) -> Truth:
     if table is None:
         return _of_fold(Truth(_species_folders(folder)), folder, fold)
     rows = read_table(table)
+    if table.name == TABLES[0]:
+        _refuse_nameless(table, rows)
     recordings, skipped = _recordings(folder, table.name, rows)
     annotations, unusable = _annotations(folder, rows)
     return _of_fold(Truth(recordings, annotations, (*skipped, *unusable)), table, fold)
@@ -114,6 +120,12 @@ def read_table(path: Path) -> list[Row]:
         columns = ", ".join(rows[0]) if rows else "no rows"
         raise DataError(f"{path} has no column 'file' or no rows; it has {columns}")
     return rows
+
+
+def _refuse_nameless(path: Path, rows: Sequence[Row]) -> None:
+    """Refuse a table without a column for species: all of it would hold no bird."""
+    if not set(SPECIES_COLUMNS) & set(rows[0]):
+        raise DataError(f"{path} has no column 'scientific_name'; it has {', '.join(rows[0])}")
 
 
 def _tidy(row: Mapping[str | None, str | list[str] | None]) -> Row:
@@ -177,30 +189,41 @@ def _recording(folder: Path, row: Row, scientific_name: str) -> Recording:
 def _annotations(
     folder: Path, rows: Sequence[Row]
 ) -> tuple[dict[Path, tuple[Annotation, ...]], list[Skipped]]:
-    """Return the events of events.csv, else those of a table with the columns onset and offset."""
+    """Return the events of events.csv, else those of the table itself where its rows have times."""
     path = folder / EVENTS
     if path.is_file():
-        return _collect(folder, EVENTS, read_table(path), lambda _: True)
-    return _collect(folder, "the table", rows, lambda row: bool(_first(row, ("onset_s", "onset"))))
+        try:
+            events = read_table(path)
+            _refuse_nameless(path, events)
+        except DataError as error:
+            return {}, [(EVENTS, str(error))]
+        return _collect(folder, EVENTS, events, lambda _: True)
+    return _collect(folder, "the table", rows, lambda row: bool(_first(row, TIMES)))
 
 
 def _collect(
     folder: Path, table: str, rows: Sequence[Row], is_event: Callable[[Row], bool]
 ) -> tuple[dict[Path, tuple[Annotation, ...]], list[Skipped]]:
+    """Return each file's events; a file with one that cannot be read is not judged by the rest."""
     found: dict[Path, list[Annotation]] = {}
+    flawed: set[Path] = set()
     skipped: list[Skipped] = []
     for number, row in enumerate(rows, start=2):
         if not row["file"] or not is_event(row):
             continue
-        of_file = found.setdefault(folder / row["file"], [])
+        path = folder / row["file"]
+        of_file = found.setdefault(path, [])
         for name in _species(row):
             start_s = _seconds(_first(row, START_COLUMNS))
             end_s = _seconds(_first(row, END_COLUMNS))
             if 0 <= start_s < end_s:
                 of_file.append(Annotation(name, start_s, end_s))
             else:
-                skipped.append((f"{table}, line {number}", "its times are no times in seconds"))
-    return {path: tuple(events) for path, events in found.items()}, skipped
+                flawed.add(path)
+                reason = f"its times are no times in seconds: no event of {row['file']} is judged"
+                skipped.append((f"{table}, line {number}", reason))
+    kept = {path: tuple(events) for path, events in found.items() if path not in flawed}
+    return kept, skipped
 
 
 def _seconds(text: str) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from fieldstation.analysis.classifier import Classifier
+from fieldstation.audio.files import FileSource
 from fieldstation.bundle import Bundle
 from tests.onnx_models import make_tone_bundle
 from tests.trainer.evaluation.folders import CHAFFINCH, GREAT_TIT, write_audio
@@ -23,7 +25,8 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_a_call_becomes_an_event_where_it_was(tones: Bundle, tmp_path: Path) -> None:
     """The station's windows put it within a window of its place, and it ends."""
     path = write_audio(tmp_path / "call.wav", {CHAFFINCH: [(4.0, 6.0)]}, seconds=10)
-    (event,) = station_events(tones, Classifier(tones, "cpu"), path)
+    source = FileSource(path, None, None, lambda *_: None, ZoneInfo("UTC"))
+    (event,) = station_events(tones, Classifier(tones, "cpu"), source)
     assert event.label == 0
     assert 3.0 <= event.start_s <= 4.0
     assert 6.0 <= event.end_s <= 7.0
@@ -68,7 +71,24 @@ def test_nothing_told_and_nothing_there_is_no_figure(tones: Bundle, tmp_path: Pa
     assert judge_events(tones, {silent: ()})[0]["event_f1"] is None
     report, skipped = judge_events(tones, {tmp_path / "gone.wav": ()})
     assert report["n_event_files"] == 0
-    assert skipped[0][0] == "gone.wav"
+    assert skipped[0][0] == tmp_path / "gone.wav"
+
+
+def test_a_call_ends_with_its_file_at_the_latest(tones: Bundle, tmp_path: Path) -> None:
+    """Who means `to the end` writes any large number, or infinity; those seconds are not there."""
+    path = write_audio(tmp_path / "x.wav", {CHAFFINCH: [(0.0, 4.0)]}, seconds=4)
+    for end_s in (4.0, 1e12, float("inf")):
+        report, _ = judge_events(tones, {path: (Annotation("Fringilla coelebs", 0, end_s),)})
+        assert (report["segment_f1"], report["event_f1"]) == (1.0, 1.0)
+
+
+def test_times_of_another_file_are_not_judged(tones: Bundle, tmp_path: Path) -> None:
+    """A call that begins behind the end was counted in the recording that this one was cut from."""
+    path = write_audio(tmp_path / "x.wav", {CHAFFINCH: [(0.0, 4.0)]}, seconds=4)
+    there = (Annotation("Fringilla coelebs", 0, 4), Annotation("Parus major", 64, 66))
+    report, ((_, reason),) = judge_events(tones, {path: there})
+    assert (report["n_event_files"], report["event_f1"]) == (0, None)
+    assert "begin at 64 s, and the file ends at 4 s" in reason
 
 
 def test_overlap_is_of_one_species_and_shares_an_instant() -> None:

@@ -65,13 +65,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({"file": file, "scientific_name": name, "recordist": "<b>O'Neill</b>"})
     (top / "broken.ogg").write_bytes(b"OggS and no more")
     (top / "header.raw").write_bytes(b"\0" * 100)
+    (top / "audio" / "header.raw").write_bytes(b"\0" * 100)
     rows += [
         {"file": file, "scientific_name": "Parus major", "recordist": ""}
         for file in ("broken.ogg", "header.raw", "absent.wav")
     ]
     write_table(top / "recordings.csv", rows)
     events = [
-        {"file": "audio/Parus_0.wav", "scientific_name": "Parus major", "start_s": 0, "end_s": 3}
+        {"file": file, "scientific_name": "Parus major", "start_s": 0, "end_s": 3}
+        for file in ("audio/Parus_0.wav", "audio/header.raw")
     ]
     write_table(top / "events.csv", events)
     return top
@@ -92,7 +94,9 @@ def test_the_report_has_all_that_is_promised(tones: Bundle, folder: Path, tmp_pa
     assert (report["n_recordings"], report["n_known"]) == (12, 10)
     assert report["recording_top1"] == 0.9
     assert report["confusion"]["Fringilla coelebs"] == {"Fringilla coelebs": 5, "Parus major": 1}
-    assert set(report["skipped"]) == {"broken.ogg", "header.raw", "absent.wav"}
+    assert set(report["skipped"]) == {"broken.ogg", "header.raw", "absent.wav", "audio/header.raw"}
+    assert report["skipped"]["absent.wav"] == "absent.wav cannot be decoded: it is missing"
+    assert report["skipped"]["header.raw"].count("cannot be decoded") == 1
     assert (report["n_unknown"], report["n_background"]) == (1, 1)
     assert report["background_auroc"] == 1.0
     assert report["event_f1"] == 1.0

@@ -95,21 +95,37 @@ def test_names_find_their_label(tmp_path: Path) -> None:
 
 
 def test_events_are_read_with_their_times(tmp_path: Path) -> None:
-    """A file's calls, one that holds none, and a row whose times are no times."""
+    """A file's calls, and one that holds none; a file of which a call has no times is left out.
+
+    What the station tells of that call would count as false.
+    """
     folder = folder_with(tmp_path, "file,scientific_name\na.wav,Parus major\n")
-    rows = "a.wav,Parus major,0.5,2\nb.wav,,,\na.wav,Pica pica,3,2\n"
+    rows = "a.wav,Parus major,0.5,2\nb.wav,,,\nc.wav,Pica pica,1,2\nc.wav,Pica pica,3,2\n"
     folder_with(tmp_path, "file,scientific_name,start_s,end_s\n" + rows, "events.csv")
     truth = read_truth(folder)
     assert truth.annotations == {
         tmp_path / "a.wav": (Annotation("Parus major", 0.5, 2.0),),
         tmp_path / "b.wav": (),
     }
-    assert truth.skipped == (("events.csv, line 4", "its times are no times in seconds"),)
+    reason = "its times are no times in seconds: no event of c.wav is judged"
+    assert truth.skipped == (("events.csv, line 5", reason),)
 
 
-def test_onsets_in_the_table_itself_are_events(tmp_path: Path) -> None:
-    """Where no events.csv stands beside, the columns onset and offset are read."""
-    text = "file,scientific_name,onset,offset\na.wav,Pica pica,1,2\na.wav,Parus major,3,4\n"
+@pytest.mark.parametrize(
+    "text", ["", "file,scientific_name,start_s,end_s\n", "path,start_s\nx,1\n", "file\na.wav\n"]
+)
+def test_events_that_cannot_be_read_cost_themselves(tmp_path: Path, text: str) -> None:
+    """The recordings are judged, and it is said why the events are not."""
+    folder_with(tmp_path, "file,scientific_name\na.wav,Parus major\n")
+    truth = read_truth(folder_with(tmp_path, text, "events.csv"))
+    assert (len(truth.recordings), truth.annotations) == (1, {})
+    assert [name for name, _ in truth.skipped] == ["events.csv"]
+
+
+@pytest.mark.parametrize("columns", ["onset,offset", "start_s,end_s"])
+def test_times_in_the_table_itself_are_events(tmp_path: Path, columns: str) -> None:
+    """Where no events.csv stands beside, rows with times are calls."""
+    text = f"file,scientific_name,{columns}\na.wav,Pica pica,1,2\na.wav,Parus major,3,4\n"
     truth = read_truth(folder_with(tmp_path, text))
     assert len(truth.annotations[tmp_path / "a.wav"]) == 2
     assert truth.recordings == ()
@@ -138,6 +154,7 @@ def test_folders_named_by_species_need_no_table(tmp_path: Path) -> None:
         ("name\nx\n", "no column 'file'"),
         ("file,scientific_name\n", "no rows"),
         ("file,scientific_name\n,Pica pica\n", "names no recording"),
+        ("file,name\na.wav,Pica pica\n", "no column 'scientific_name'; it has file, name"),
     ],
 )
 def test_a_table_of_nothing_is_an_error(tmp_path: Path, text: str, said: str) -> None:
