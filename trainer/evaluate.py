@@ -162,10 +162,10 @@ def _encoder(options: argparse.Namespace) -> int:
 
     model = _peer_model(options)
     evaluation = evaluate_encoder(options.bundle, options.data, options.cache, options.fold, model)
-    print(as_text(evaluation.report))
-    if options.json:
+    if options.json:  # first: a terminal that is gone, or has no letter for it, must not cost it
         text = json.dumps(evaluation.report, indent=1, ensure_ascii=False)
         _write(options.json, text + "\n")
+    print(as_text(evaluation.report))
     if options.html:
         from trainer.evaluation.page import page
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,21 @@ def test_it_runs_from_anywhere_and_writes_nothing_else(
     report = run(bundle, Path(os.path.relpath(folder)), tmp_path)
     assert report["data"] == folder.name
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_terminal_that_cannot_show_it_costs_no_report(
+    tones: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    """Nobody watches a judgement of hours; its output may be a pipe that is closed."""
+    report = tmp_path / "report.json"
+    arguments = ["--bundle", str(tones.path), "--data", str(folder), "--json", str(report)]
+    gone, theirs = os.pipe()
+    os.close(gone)
+    command = [sys.executable, "-m", "trainer.evaluate", "encoder", *arguments]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    assert done.returncode != 0
+    assert json.loads(report.read_text(encoding="utf-8"))["recording_top1"] == 0.9
 
 
 def test_the_least_table_is_enough(tones: Bundle, tmp_path: Path) -> None:
