@@ -17,7 +17,7 @@ from fieldstation.clock import SystemClock
 from fieldstation.gallery import Gallery, GalleryError, picture_name
 from fieldstation.generation.artist import Painted
 from fieldstation.generation.conditions import Unpaintable
-from fieldstation.generation.worker import PainterBroken, Worker
+from fieldstation.generation.worker import HANGS_S, PainterBroken, Worker
 from fieldstation.onnx_session import CPU, CUDA
 from fieldstation.records import Job
 from fieldstation.store.errors import StoreUnavailable
@@ -75,7 +75,7 @@ class Studio:
     def wish(self, *numbers: int) -> None:
         self.log.record([detection(n, started_at=DAWN + n * MINUTE) for n in numbers], DAWN)
 
-    def worker(self, name: str = "worker") -> Worker:
+    def worker(self, name: str = "worker", hangs_s: float = HANGS_S) -> Worker:
         return Worker(
             name,
             [name],
@@ -88,6 +88,7 @@ class Studio:
             wall=WALL,
             away=AWAY,
             poll_s=0.02,
+            hangs_s=hangs_s,
         )
 
     def states(self) -> dict[str, int]:
@@ -229,6 +230,39 @@ def test_it_beats_while_it_paints(studio: Studio, start: Start) -> None:
     before = stage.n_beats
     until(lambda: stage.n_beats >= before + 2)
     studio.artist.gate.set()
+
+
+def test_a_painter_that_gets_no_processor_is_not_a_hung_one(studio: Studio, start: Start) -> None:
+    """Where others want all of it, an idle thread waits for as long as they do."""
+    studio.artist.gate.clear()
+    studio.wish(1)
+    began = time.monotonic()
+    stage = start(studio.worker(hangs_s=0.5))
+    until(lambda: stage.n_beats > 5 and time.monotonic() > began + 1.5)
+    studio.artist.gate.set()
+    until(lambda: studio.states() == {"done": 1})
+
+
+@pytest.mark.parametrize("provider", [CPU, CUDA])
+def test_a_painter_that_does_not_come_back_ends_the_process(studio: Studio, provider: str) -> None:
+    """On a CPU after so much of the processor's time, on a GPU after so much of anybody's."""
+    studio.artist = FakeArtist(provider)
+    studio.artist.gate.clear()
+    if provider == CPU:
+        studio.artist.gate.wait = lambda _: compute_until(studio)  # type: ignore[method-assign]
+    studio.wish(1)
+    worker = studio.worker(hangs_s=0.05)
+    with pytest.raises(PainterBroken, match=f"hung for 0.05 s on {provider}"):
+        worker.run(threading.Event(), lambda: None)
+    assert worker.is_painting
+    studio.artist.gate.set()
+
+
+def compute_until(studio: Studio) -> bool:
+    """Keep the processor busy until the gate opens."""
+    while not studio.artist.gate.is_set():
+        sum(range(1000))
+    return True
 
 
 def test_it_takes_up_what_its_predecessor_left(studio: Studio, start: Start) -> None:
