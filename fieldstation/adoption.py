@@ -24,6 +24,8 @@ from fieldstation.analysis.classifier import (
 )
 from fieldstation.bundle import (
     SAMPLE_RATES,
+    SHIPPED,
+    WINDOW_S,
     Bundle,
     BundleError,
     Golden,
@@ -85,9 +87,13 @@ def adopt(model: Path, folder: Path, name: str, said: Said) -> Bundle:
         raise BundleError(f"--rate is {said.sample_rate}; {low} to {high} Hz")
     if not model.is_file():
         raise BundleError(f"{model} is {'no file' if model.exists() else 'missing'}: name a file")
+    _check_window(said)
     target = folder / name
     if target.exists():
         raise BundleError(f"{target} exists: choose another --name, or remove it")
+    if (SHIPPED / name).exists():
+        # found first, it would be in use from the next start on, and nobody chose it
+        raise BundleError(f"{name!r} is a shipped bundle's name: choose another --name")
     described = describe(model, name, said)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +109,15 @@ def adopt(model: Path, folder: Path, name: str, said: Said) -> Bundle:
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error.strerror or error}") from error
     return load_bundle(target)
+
+
+def _check_window(said: Said) -> None:
+    low, high = WINDOW_S
+    if said.n_samples is not None and not low <= said.n_samples / said.sample_rate <= high:
+        raise BundleError(
+            f"--samples is {said.n_samples}, {said.n_samples / said.sample_rate:g} s at --rate "
+            f"{said.sample_rate}; {low:g} to {high:g} s"
+        )
 
 
 def name_for(model: Path) -> str:

@@ -39,6 +39,8 @@ SCHEMA = 1
 SHIPPED = Path(__file__).parent / "bundles"
 SAMPLE_RATES = 1_000, 384_000
 """Hertz: the least and the most that a graph may want"""
+WINDOW_S = 0.1, 60.0
+"""Seconds: the least and the most that a graph may listen to at once"""
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 DEFAULT_TOLERANCE = {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}
 DENOISER = "denoiser.onnx"
@@ -348,8 +350,11 @@ def _check(bundle: Bundle) -> None:
     low, high = SAMPLE_RATES
     if not low <= bundle.sample_rate <= high:
         raise BundleError(f"{where}: sample_rate is {bundle.sample_rate}; {low} to {high} Hz")
-    if not 0.1 <= bundle.window_s <= 60:
-        raise BundleError(f"{where}: samples_per_window is {bundle.samples_per_window}; 0.1–60 s")
+    least, most = WINDOW_S
+    if not least <= bundle.window_s <= most:
+        raise BundleError(
+            f"{where}: samples_per_window is {bundle.samples_per_window}; {least:g} to {most:g} s"
+        )
     if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
         raise BundleError(f"{where}: temperature is {bundle.temperature}; must be above 0")
     if bundle.activation not in ACTIVATIONS:

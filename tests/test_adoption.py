@@ -115,7 +115,11 @@ def test_a_graph_that_gives_probabilities_is_taken_at_its_word(tmp_path: Path) -
         ),
         ({"name": "../up"}, "'../up' cannot name a bundle"),
         ({"name": ""}, "'' cannot name a bundle"),
-        ({"n_samples": 100}, "samples_per_window|the bundle says"),
+        ({"name": "garden"}, "'garden' is a shipped bundle's name: choose another --name"),
+        ({"n_samples": 100}, "--samples is 100, 0.00208333 s at --rate 48000; 0.1 to 60 s"),
+        ({"n_samples": 0}, "--samples is 0"),
+        ({"n_samples": -5}, "--samples is -5"),
+        ({"n_samples": 48_000}, "the bundle says"),
         ({"sample_rate": 48}, "--rate is 48; 1000 to 384000 Hz"),
         ({"sample_rate": 0}, "--rate is 0; 1000 to 384000 Hz"),
         ({"threshold": 2.0}, "--threshold is 2; a probability, 0 to 1"),
@@ -135,7 +139,9 @@ def test_what_does_not_fit_leaves_nothing_behind(
 def test_what_is_wrong_is_told_of_the_bundle_by_its_name(tmp_path: Path) -> None:
     """The folder in which it is made is gone when the error is read."""
     with pytest.raises(BundleError) as told:
-        adopt(foreign_model(tmp_path), tmp_path / "bundles", "mine", replace(SAID, n_samples=5))
+        adopt(
+            foreign_model(tmp_path), tmp_path / "bundles", "mine", replace(SAID, n_samples=48_000)
+        )
     assert str(told.value).startswith(str(tmp_path / "bundles" / "mine"))
     assert ".adding-" not in str(told.value)
 

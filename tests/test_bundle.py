@@ -131,7 +131,7 @@ def test_other_bytes_are_another_encoder(tmp_path: Path) -> None:
         ({"offsets": [1.0, 1.0, float("inf")]}, "offsets holds a value that is not finite"),
         ({"sample_rate": 0}, "sample_rate is 0; 1000 to 384000 Hz"),
         ({"sample_rate": "fast"}, "is damaged"),
-        ({"samples_per_window": 100}, "samples_per_window is 100; 0.1–60 s"),
+        ({"samples_per_window": 100}, "samples_per_window is 100; 0.1 to 60 s"),
         ({"temperature": 0}, "temperature is 0.0; must be above 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"activation": "relu"}, "activation is 'relu'; one of"),
