@@ -150,6 +150,7 @@ def set_up(order: EncoderOrder, profile: Profile, corpus: Corpus, device: torch.
         ),
         course=course_for(order, profile, corpus, grid, device),
         average=copy.deepcopy(network) if profile.ema_decay else None,
+        fold=order.fold,
         profile=profile,
         n_epochs=order.n_epochs or profile.epochs,
         time_limit_s=order.time_limit_s,

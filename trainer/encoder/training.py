@@ -56,6 +56,8 @@ class Training:
     """Of training; the rate's fall is then one of time, and the epochs are as many as fit"""
     average: nn.Module | None = None
     """Moving average of the network's weights"""
+    fold: int | None = None
+    """Held out: what judges it"""
 
     @property
     def outcome(self) -> nn.Module:
@@ -203,6 +205,7 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
         "torch_rng": torch.get_rng_state(),
         "profile": training.profile.name,
         "seed": training.seed,
+        "fold": training.fold,
         "epoch": progress.epoch,
         "step": progress.step,
         "seconds": progress.seconds,
@@ -221,18 +224,20 @@ def load_checkpoint(training: Training) -> Progress:
     """Bring a training to where its checkpoint stands.
 
     Raises:
-        ValueError: the checkpoint is of another profile or seed.
+        ValueError: the checkpoint is of another profile, seed or fold, or its network is another.
     """
     state = torch.load(training.checkpoint, map_location=training.device, weights_only=True)
-    for name, wanted in (("profile", training.profile.name), ("seed", training.seed)):
-        if state[name] != wanted:
+    wanted = {"profile": training.profile.name, "seed": training.seed, "fold": training.fold}
+    for name, value in wanted.items():
+        if (found := state.get(name, value)) != value:  # older ones say no fold
             raise ValueError(
-                f"{training.checkpoint} was trained with {name} {state[name]!r}, not {wanted!r}: "
+                f"{training.checkpoint} was trained with {name} {found!r}, not {value!r}: "
                 "give another --run, or drop --resume"
             )
-    training.network.load_state_dict(state["network"])
+    mend = "give another --run, or drop --resume"
+    _load_weights(training.network, state["network"], training.checkpoint, mend)
     if training.average is not None:
-        training.average.load_state_dict(state["average"])
+        _load_weights(training.average, state["average"], training.checkpoint, mend)
     training.optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["torch_rng"].cpu())
     return Progress(
@@ -244,18 +249,33 @@ def begin_with(training: Training, checkpoint: Path) -> None:
     """Give a training the network that another one came to; its average where it has one.
 
     Raises:
-        ValueError: there is no checkpoint, or its network is another.
+        ValueError: there is no checkpoint, its network is another, or it was taught what is to
+            judge this training.
     """
     if not checkpoint.is_file():
         raise ValueError(
             f"--begin-from {checkpoint.parent} holds no checkpoint: name a --run folder"
         )
     state = torch.load(checkpoint, map_location=training.device, weights_only=True)
+    left_out = state.get("fold", training.fold)
+    if training.fold is not None and left_out != training.fold:
+        what = "no fold" if left_out is None else f"fold {left_out}"
+        raise ValueError(
+            f"{checkpoint} left out {what}, so it was taught the recordings of fold "
+            f"{training.fold}, which are to judge this training: begin from another"
+        )
+    for network in filter(None, (training.network, training.average)):
+        _load_weights(
+            network, state["average"] or state["network"], checkpoint, "drop --begin-from"
+        )
+
+
+def _load_weights(
+    network: nn.Module, weights: Mapping[str, torch.Tensor], checkpoint: Path, mend: str
+) -> None:
     try:
-        for network in filter(None, (training.network, training.average)):
-            network.load_state_dict(state["average"] or state["network"])
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
-            f"{checkpoint} holds another network (profile {state['profile']!r}), or other labels: "
-            "drop --begin-from"
+            f"{checkpoint} holds another network, or one of other labels: {mend}"
         ) from error

@@ -94,14 +94,20 @@ def test_every_epoch_leaves_a_line_and_a_checkpoint(garden: Path, tmp_path: Path
     assert load_checkpoint(one).history == lines
 
 
-def test_a_checkpoint_of_another_seed_is_refused(garden: Path, tmp_path: Path) -> None:
-    """Going on with other random numbers would be neither of two trainings."""
-    one = training(garden, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"seed": 6}, "trained with seed 5, not 6"), ({"fold": 1}, "trained with fold 0, not 1")],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    garden: Path, tmp_path: Path, other: dict[str, int], said: str
+) -> None:
+    """Other random numbers are neither of two trainings; another fold was taught already."""
+    one = replace(training(garden, tmp_path / "run"), fold=0)
     save_checkpoint(one, Progress())
-    state = torch.load(one.checkpoint, weights_only=True)
-    torch.save(state | {"seed": 6}, one.checkpoint)
-    with pytest.raises(ValueError, match="trained with seed 6, not 5"):
-        load_checkpoint(one)
+    with pytest.raises(ValueError, match=said):
+        load_checkpoint(replace(one, **other))
+    with pytest.raises(ValueError, match=r"other labels: give another --run"):
+        load_checkpoint(replace(one, network=TINY.network(9)))
 
 
 def test_the_average_forgets_its_beginning() -> None:
@@ -161,3 +167,16 @@ def test_a_training_begins_with_what_another_came_to(garden: Path, tmp_path: Pat
     more = replace(one, network=TINY.network(9))
     with pytest.raises(ValueError, match="holds another network"):
         begin_with(more, other.checkpoint)
+
+
+@pytest.mark.parametrize(("left_out", "said"), [(1, "left out fold 1"), (None, "left out no fold")])
+def test_a_training_does_not_begin_with_what_knows_its_judges(
+    garden: Path, tmp_path: Path, left_out: int | None, said: str
+) -> None:
+    """A network that left out another fold, or none, was taught the recordings held out now."""
+    other = replace(training(garden, tmp_path / "other"), fold=left_out)
+    save_checkpoint(other, Progress())
+    one = replace(training(garden, tmp_path / "one"), fold=0)
+    with pytest.raises(ValueError, match=f"{said}, so it was taught the recordings of fold 0"):
+        begin_with(one, other.checkpoint)
+    begin_with(replace(one, fold=None), other.checkpoint)
