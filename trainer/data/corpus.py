@@ -118,6 +118,7 @@ def gather(
         DataError: see `read_recordings`; a class without recordings; a fold that does not exist.
     """
     species = read_recordings(sources.species, tiers, labels)
+    _refuse_nothing_to_tell(species, sources.species, tiers)
     background = _optional(sources.background, tiers)
     unlabelled = _optional(sources.unlabelled, tiers)
     other = _without(_optional(sources.other_birds, tiers), {r.scientific_name for r in species})
@@ -197,6 +198,16 @@ def _labels(
     return (*labels, extra) if extra else labels
 
 
+def _refuse_nothing_to_tell(
+    species: Sequence[Recording], where: Path, tiers: Collection[str] | None
+) -> None:
+    if not species:
+        listed = ", ".join(tiers or ())
+        raise DataError(f"{where} has no recording of the licence tiers {listed}: choose others")
+    if not any(r.scientific_name for r in species):
+        raise DataError(f"{where} names no species: fill the column scientific_name")
+
+
 def _refuse_useless_split(
     recordings: Sequence[Recording],
     role: NDArray[np.int64],
@@ -207,7 +218,10 @@ def _refuse_useless_split(
     is_species = role == Role.SPECIES
     if fold is not None and not (held & is_species).any():
         folds = sorted({r.fold for r in recordings if r.fold is not None})
-        raise DataError(f"fold {fold} holds no recording: choose one of {folds}, or --all")
+        mend = (
+            f"choose one of {folds}" if folds else "give recordings.csv the column fold (0, 1, …)"
+        )
+        raise DataError(f"fold {fold} holds no recording: {mend}, or --all")
     trained = {
         r.scientific_name
         for r, is_ours in zip(recordings, is_species & ~held, strict=True)

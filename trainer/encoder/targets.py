@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from fieldstation.records import Label, LabelKind
 from trainer.data.corpus import Corpus, Role
+from trainer.data.recordings import DataError
 from trainer.data.teacher import Lessons
 from trainer.data.windows import WindowSet, active_windows
 from trainer.encoder.judging import sigmoid
@@ -115,9 +117,19 @@ def columns_of(labels: Sequence[Label], names: Sequence[str]) -> list[list[int]]
     """Return which of the teacher's names speak for each label.
 
     A species has its own; `unknown bird` has every bird that is not among the labels.
+
+    Raises:
+        DataError: the teacher knows no such species.
     """
     ours = {label.scientific_name for label in labels}
     place = {name: i for i, name in enumerate(names)}
+    species = [label.scientific_name for label in labels if label.kind is LabelKind.SPECIES]
+    if strange := [name for name in species if name not in place]:
+        near = difflib.get_close_matches(strange[0], place, n=1)
+        hint = f"does it call it {near[0]!r}? " if near else ""
+        raise DataError(
+            f"the teacher knows no {strange[0]!r}: {hint}use its name, or leave --teacher out"
+        )
     others = [i for i, name in enumerate(names) if name not in ours and name not in NOT_BIRDS]
     return [
         [place[label.scientific_name]] if label.kind is LabelKind.SPECIES else others

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fieldstation.records import LabelKind
-from tests.trainer.recordings import RATE
+from tests.trainer.recordings import RATE, species_rows, write_folder
 from trainer.data.corpus import Corpus, Role, Sources, gather, training_windows
 from trainer.data.recordings import DataError
 from trainer.data.windows import WindowGrid
@@ -91,6 +91,23 @@ def test_a_fold_that_does_not_exist_is_refused(garden: Path, tmp_path: Path) -> 
     """The folds there are, are named."""
     with pytest.raises(DataError, match=r"fold 7 holds no recording: choose one of \[0, 1\]"):
         corpus_of(garden, tmp_path, fold=7)
+
+
+def test_a_folder_that_names_no_fold_is_told_how(tmp_path: Path) -> None:
+    """Its owner's table has the species alone."""
+    rows = [row | {"fold": ""} for row in species_rows(1)]
+    with pytest.raises(DataError, match=r"give recordings\.csv the column fold"):
+        gather(Sources(write_folder(tmp_path / "data", rows)), RATE, tmp_path, fold=0)
+
+
+def test_nothing_to_tell_apart_is_refused(garden: Path, tmp_path: Path) -> None:
+    """A tier that nothing is of, a table without species: `unknown bird` alone is no model."""
+    with pytest.raises(DataError, match="no recording of the licence tiers Q: choose others"):
+        corpus_of(garden, tmp_path, fold=None, tiers=("Q",))
+    rows = [row | {"scientific_name": ""} for row in species_rows(1)]
+    sources = Sources(write_folder(tmp_path / "data", rows), garden.parent / "background")
+    with pytest.raises(DataError, match="names no species: fill the column scientific_name"):
+        gather(sources, RATE, tmp_path, fold=None)
 
 
 def test_tiers_that_leave_a_class_empty_are_refused(garden: Path, tmp_path: Path) -> None:

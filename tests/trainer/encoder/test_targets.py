@@ -11,6 +11,7 @@ from fieldstation.records import Label
 from tests.trainer.data.test_windows import GRID
 from tests.trainer.recordings import RATE
 from trainer.data.corpus import UNKNOWN_BIRD, Corpus, Role, Sources, gather
+from trainer.data.recordings import DataError
 from trainer.data.teacher import Lessons
 from trainer.data.windows import all_windows
 from trainer.encoder.targets import (
@@ -38,6 +39,15 @@ def test_a_teacher_speaks_for_its_own_names() -> None:
     """A species has its column; `unknown bird` all other birds, and no engine."""
     labels = [Label("Turdus merula", "Blackbird"), Label("Parus major", "Tit"), UNKNOWN_BIRD]
     assert columns_of(labels, NAMES) == [[2], [0], [1]]
+
+
+def test_a_species_that_the_teacher_does_not_know_is_told() -> None:
+    """Names change: what one list calls Cyanistes another calls Parus."""
+    labels = [Label("Parus majoris", "Tit"), Label("Grus grus", "Crane"), UNKNOWN_BIRD]
+    with pytest.raises(DataError, match="no 'Parus majoris': does it call it 'Parus major'"):
+        columns_of(labels, NAMES)
+    with pytest.raises(DataError, match="knows no 'Grus grus': use its name"):
+        columns_of(labels[1:], NAMES)
 
 
 def test_the_best_window_of_a_labelled_species_is_certain() -> None:
