@@ -27,6 +27,8 @@ TIMEOUT_S = 5.0
 PAGES = 128
 """Copied at once: half a MB, 50 ms of a slow card"""
 LONGEST_PAUSE_S = 1.0
+RETRY_S = 0.0005
+"""Less than a commit lasts"""
 ROOM = 1.2
 """Of its size must be free for a copy: the rest is for what is written meanwhile"""
 
@@ -81,7 +83,7 @@ def _write_copy(path: Path, copy: Path) -> None:
         with closing(_snapshot(path)) as source:
             _see_room(path, copy.parent)
             _copy(source, temporary)
-        _take_in_wal(path)
+            _let_go(source, path)
         _check(temporary, path)
         _sync(temporary)
         temporary.replace(copy)
@@ -124,13 +126,24 @@ def _copy(source: sqlite3.Connection, copy: Path) -> None:
         target.execute("PRAGMA journal_mode = DELETE")  # the copy says WAL, as the database does
 
 
-def _take_in_wal(path: Path) -> None:
-    """Write into the database what its -wal gathered while we read, or the next commit would."""
+def _let_go(source: sqlite3.Connection, path: Path) -> None:
+    """End a snapshot, and write into the database what its -wal gathered meanwhile.
+
+    The next commit would, and it comes within milliseconds: so all is ready before, and where one
+    just looks whether it may, we are next.
+    """
     with (
         suppress(sqlite3.Error),  # a reader may copy too; then the writer does it
         closing(sqlite.connect_writer(path, TIMEOUT_S, may_create=False)) as connection,
     ):
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # in which nobody waits for us
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        source.close()
+        ends_at = time.monotonic() + LONGEST_PAUSE_S
+        # PASSIVE: nobody waits for us. Its answer begins with whether another one is at it.
+        while connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[0]:
+            if time.monotonic() > ends_at:
+                break
+            time.sleep(RETRY_S)
 
 
 class _Pace:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fieldstation.store import backup
 from fieldstation.store.backup import PAGES, back_up, backups
 from fieldstation.store.errors import StoreError
 from fieldstation.store.log_db import LogStore
@@ -174,3 +175,18 @@ def test_a_copy_for_which_there_is_no_room_is_not_begun(path: Path, clock: FakeC
     assert list((path.parent / "backups").iterdir()) == []
     os.truncate(path, whole)
     assert back_up(path, path.parent / "backups", 7, clock).exists()
+
+
+def test_what_is_written_beside_a_copy_is_taken_in_for_the_writer(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit that follows a copy does not have to bring all of the -wal into the database."""
+    log = LogStore(str(path))
+    log.record([detection(1)], DAWN)
+    monkeypatch.setattr(backup, "_see_room", lambda *_: log.record([detection(2)], DAWN))
+    back_up(path, path.parent / "backups", 7, clock)
+    alone = path.with_name("alone.db")  # without its -wal
+    shutil.copy(path, alone)
+    log.close()
+    with closing(sqlite3.connect(alone)) as connection:
+        assert connection.execute("SELECT count(*) FROM detections").fetchone() == (2,)
