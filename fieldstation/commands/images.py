@@ -20,6 +20,7 @@ from fieldstation.words import counted
 
 if TYPE_CHECKING:
     from fieldstation.gallery import Gallery
+    from fieldstation.store.log_db import LogStore
     from fieldstation.store.picture_query import PictureRow
     from fieldstation.store.query import Filter
 
@@ -101,13 +102,17 @@ def _check(args: argparse.Namespace) -> None:
         raise ImagesError("--again and --out exclude each other: the pictures come later")
     if args.event_ids and not args.again:
         raise ImagesError("EVENT_ID goes with --again: which events are to be painted again")
-    for text in args.event_ids:
-        try:
-            UUID(text)
-        except ValueError as error:
-            raise ImagesError(
-                f"{text!r} is no event's id: `fieldstation images --format jsonl` shows them"
-            ) from error
+    args.event_ids = [_event_id(text) for text in args.event_ids]
+
+
+def _event_id(text: str) -> str:
+    """Return an id as the log spells it."""
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        raise ImagesError(
+            f"{text!r} is no event's id: `fieldstation images --format jsonl` shows them"
+        ) from error
 
 
 def _gallery(args: argparse.Namespace, context: Context) -> Gallery:
@@ -197,6 +202,7 @@ def _ask_again(
         raise ImagesError(f"{path} does not exist yet: start the station, or name a --database")
     log = LogStore(context.log_url())
     try:
+        _refuse_unknown(log, args.event_ids)
         n, n_left = ask_again(
             log,
             wanted,
@@ -215,3 +221,14 @@ def _ask_again(
     if n_left:
         print(f"{n_left} more fit; the queue holds {context.settings.generation.queue}: ask later")
     return 0
+
+
+def _refuse_unknown(log: LogStore, event_ids: Sequence[str]) -> None:
+    from fieldstation.store.query import known_events
+
+    known = known_events(log, event_ids)
+    if unknown := [text for text in event_ids if text not in known]:
+        raise ImagesError(
+            f"event {unknown[0]} is not in the log: `fieldstation detections --format jsonl` "
+            "lists the ids, --database names another log"
+        )

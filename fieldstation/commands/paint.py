@@ -22,6 +22,7 @@ from fieldstation.commands.context import (
     with_database,
 )
 from fieldstation.errors import MendableError, PassingError
+from fieldstation.words import counted
 
 if TYPE_CHECKING:
     from fieldstation.bundle import Bundle
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     _write(args.output, sheet)
     print(
         f"{found.common_name} ({found.call.scientific_name}) {found.probability:.2f}: "
-        f"{len(seeds)} pictures in {time.monotonic() - began:.1f} s on "
+        f"{counted(len(seeds), 'picture')} in {time.monotonic() - began:.1f} s on "
         f"{painter.denoiser.provider}, {painter.n_network_calls // len(seeds)} network calls "
         f"each: {args.output}"
     )

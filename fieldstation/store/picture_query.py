@@ -94,7 +94,7 @@ def ask_again(
         event_ids: only these, also what is painted or was never to be.
 
     Returns:
-        how many were queued, and how many more there are.
+        how many were queued, and how many more were wanted.
     """
     with log.database.write() as connection:
         told = conditions(connection, wanted)
@@ -104,8 +104,8 @@ def ask_again(
             told.append(_was_wanted(states))
         due = _due(told) if event_ids else _due([*told, _lacks_picture_of(generator_id)])
         n_due = _n(connection, due)
+        n_due = n_due if wanted.limit is None else min(n_due, wanted.limit)
         n = min(n_due, max(0, room_for - _n(connection, _waiting())))
-        n = n if wanted.limit is None else min(n, wanted.limit)
         newest = due.order_by(DETECTIONS.c.started_at.desc()).limit(n)
         for row in connection.execute(newest).all():
             _queue(connection, Detection(*row), now)

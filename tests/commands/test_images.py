@@ -116,6 +116,17 @@ def test_events_are_queued_again_for_the_present_generator(
     assert "waits already" in again.stdout
 
 
+def test_an_event_is_named_as_anybody_spells_it(painted: Path, ask: Ask, paints: Bundle) -> None:
+    """In capitals too; one that the log has not is said to be none of it."""
+    wish = ("images", "--again", "--bundle", paints.path)
+    asked = ask(*wish, f"{{{detection(1).event_id.upper()}}}")
+    assert "1 event queued" in asked.stdout
+    asked = ask(*wish, detection(2).event_id, detection(99).event_id)
+    assert asked.returncode == 2
+    assert f"event {detection(99).event_id} is not in the log" in asked.stderr
+    assert "queued" not in asked.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

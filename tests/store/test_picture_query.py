@@ -142,6 +142,12 @@ def test_the_queue_s_bound_holds_for_what_is_asked_again(full: LogStore) -> None
     assert again(full, room_for=3) == (0, 2)
 
 
+def test_a_wish_for_at_most_so_many_leaves_none_over(full: LogStore) -> None:
+    """What is left is what the queue had no room for."""
+    assert again(full, wanted=Filter(limit=2)) == (2, 0)
+    assert again(full, wanted=Filter(limit=2), room_for=4) == (1, 1)
+
+
 def test_an_event_that_is_named_is_painted_whatever_it_had(full: LogStore) -> None:
     """Also one that the policy had passed over, and one that is painted."""
     named = [detection(n).event_id for n in (1, 6, 99)]
