@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     Update,
     case,
+    delete,
     func,
     or_,
     select,
@@ -89,9 +90,13 @@ class Jobs:
                 return []
         with self._database().write() as connection:
             _take_back(connection, (JOBS.c.lease_ends_at < now), now)
-            ids = _choose(connection, n)
-            _lease(connection, ids, worker, now)
-            return _read(connection, ids)
+            while ids := _choose(connection, n):
+                jobs = _read(connection, ids)
+                _forget(connection, set(ids) - {job.id for job in jobs})
+                if jobs:
+                    _lease(connection, [job.id for job in jobs], worker, now)
+                    return jobs
+            return []
 
     def take_over(self, workers: Sequence[str]) -> int:
         """Take back the claims of dead workers; return how many there were."""
@@ -223,6 +228,12 @@ def _lease(connection: Connection, ids: list[int], worker: str, now: int) -> Non
             n_deaths=JOBS.c.n_deaths + 1,
         )
     )
+
+
+def _forget(connection: Connection, ids: set[int]) -> None:
+    """Delete jobs whose events have left the log: there is nothing to paint any more."""
+    if ids:
+        connection.execute(delete(JOBS).where(JOBS.c.id.in_(ids)))
 
 
 def _read(connection: Connection, ids: list[int]) -> list[Job]:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from fieldstation.records import Job
 from fieldstation.store.embeddings import embedding_of
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.jobs import LEASE_S, MOST_DEATHS, Jobs
 from fieldstation.store.log_db import LogStore
-from fieldstation.store.log_tables import IMAGES, JOBS
+from fieldstation.store.log_tables import DETECTIONS, IMAGES, JOBS
 from fieldstation.store.retention import ROWS
 from tests.fakes import FakeClock
 from tests.store.examples import DAWN, EMBEDDING, MINUTE, detection, image
@@ -63,6 +63,19 @@ def test_a_claim_brings_what_is_painted(jobs: Jobs, wish: Callable[..., None]) -
     assert (job.scientific_name, job.common_name) == ("Parus major", "Great Tit")
     assert (job.probability, job.encoder_id, job.embedding) == (0.875, heard.encoder_id, EMBEDDING)
     assert jobs.claim("other", 5) == []
+
+
+def test_a_wish_of_an_event_that_has_left_the_log_is_forgotten(
+    log: LogStore, jobs: Jobs, wish: Callable[..., None]
+) -> None:
+    """It is in nobody's way, and no worker is taken for dead because of it."""
+    wish(1, 2, 3, 4)
+    gone = [detection(n).event_id for n in (1, 3, 4)]
+    with log.database.write() as connection:
+        connection.execute(delete(DETECTIONS).where(DETECTIONS.c.event_id.in_(gone)))
+    assert numbers(jobs.claim("worker", 1)) == [2]
+    assert jobs.claim("worker", 1) == []
+    assert rows(log, "state", "n_deaths") == [("claimed", 1)]
 
 
 def test_the_first_of_the_day_comes_first_then_the_newest(
