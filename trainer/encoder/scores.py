@@ -35,38 +35,6 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def macro_mean(right: Bools, target: Ints) -> float:
-    """Return the mean over classes of each class's share that is right."""
-    counts = np.bincount(target)
-    hits = np.bincount(target, weights=right, minlength=len(counts))
-    present = counts > 0
-    return float((hits[present] / counts[present]).mean())
-
-
-def average_precision(score: Floats, is_positive: Bools) -> float:
-    """Return the area under precision over recall, as a sum over the positives.
-
-    Ties count as their group does: every score of a group sees the group's precision.
-    """
-    order = np.argsort(-score, kind="stable")
-    score, hits = score[order], np.cumsum(is_positive[order])
-    last_of_tie = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
-    precision = hits[last_of_tie] / (last_of_tie + 1)
-    recall = hits[last_of_tie] / hits[-1]
-    return float((np.diff(recall, prepend=0.0) * precision).sum())
-
-
-def class_mean_average_precision(score: Floats, target: Ints, among: Ints) -> float:
-    """Return cmAP: the mean average precision of the labels that occur.
-
-    Args:
-        score: [rows, labels].
-        target: label of each row; -1 where it is none.
-    """
-    present = [label for label in among if (target == label).any()]
-    return float(np.mean([average_precision(score[:, i], target == i) for i in present]))
-
-
 def auroc(positive: Floats, negative: Floats) -> float:
     """Return how often a positive scores above a negative, ties as half (Mann-Whitney)."""
     below = np.searchsorted(np.sort(negative), positive, side="left")

@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.encoder.scores import (
-    auroc,
-    average_precision,
-    bootstrap_interval,
-    calibration_error,
-    class_mean_average_precision,
-    macro_mean,
-)
+from trainer.encoder.scores import auroc, bootstrap_interval, calibration_error
 
 
 def test_auroc_counts_pairs() -> None:
@@ -20,27 +13,6 @@ def test_auroc_counts_pairs() -> None:
     positive, negative = np.array([0.9, 0.5, 0.2]), np.array([0.5, 0.1])
     pairs = [1, 1, 0.5, 1, 0, 1]
     assert auroc(positive, negative) == pytest.approx(np.mean(pairs))
-
-
-def test_average_precision_of_a_known_ranking() -> None:
-    """Positives at ranks 1 and 3 give (1/1 + 2/3) / 2."""
-    score, positive = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
-    assert average_precision(score, positive) == pytest.approx((1 + 2 / 3) / 2)
-
-
-def test_average_precision_does_not_depend_on_the_order_of_ties() -> None:
-    """With all scores equal it is the share of positives, wherever they stand."""
-    for first in (True, False):
-        positive = np.array([first, not first, False, False])
-        assert average_precision(np.ones(4), positive) == pytest.approx(0.25)
-
-
-def test_cmap_is_the_mean_over_labels_that_occur() -> None:
-    """A label without a row is left out; rows of no label are negatives."""
-    score = np.array([[0.9, 0.1, 0.3], [0.2, 0.8, 0.3], [0.95, 0.3, 0.3]])
-    target = np.array([0, 1, -1])
-    expected = (0.5 + 1.0) / 2
-    assert class_mean_average_precision(score, target, np.arange(3)) == pytest.approx(expected)
 
 
 def test_calibration_error_of_overconfidence() -> None:
@@ -53,12 +25,6 @@ def test_calibration_error_of_overconfidence() -> None:
 def test_probability_one_falls_into_the_last_bin() -> None:
     """Certainty that is right costs nothing."""
     assert calibration_error(np.ones(3), np.ones(3, bool)) == pytest.approx(0.0)
-
-
-def test_macro_weighs_classes_alike() -> None:
-    """Ninety right of a common class and none of a rare one are a half."""
-    right = np.array([True] * 90 + [False] * 10)
-    assert macro_mean(right, np.array([0] * 90 + [3] * 10)) == pytest.approx(0.5)
 
 
 def test_the_bootstrap_covers_a_known_mean() -> None:

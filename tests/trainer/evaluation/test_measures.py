@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fieldstation.records import Label, LabelKind
-from trainer.encoder.scores import auroc, calibration_error, class_mean_average_precision
+from trainer.encoder.scores import auroc, calibration_error
 from trainer.evaluation.hearing import Heard
 from trainer.evaluation.measures import (
     accuracy,
@@ -63,10 +63,18 @@ def test_macro_gives_each_species_the_same_weight() -> None:
 def test_ranked_precision_is_that_of_the_plain_formula() -> None:
     """Ties and strangers included."""
     one = random_heard()
-    plain = class_mean_average_precision(
-        one.probabilities.astype(np.float64), one.window_target, one.species
-    )
-    assert accuracy(one)["cmap"] == pytest.approx(plain, abs=1e-4)
+    plain = []
+    for label in one.species:
+        score, is_own = one.probabilities[:, label], one.window_target == label
+        plain.append(np.mean([is_own[score >= of_own].mean() for of_own in score[is_own]]))
+    assert accuracy(one)["cmap"] == pytest.approx(np.mean(plain), abs=1e-4)
+
+
+def test_ranked_precision_of_a_known_ranking() -> None:
+    """Positives at ranks 1 and 3 give (1/1 + 2/3) / 2; a species that does not occur counts not."""
+    rows = [[[score, 0.5, 0.0]] for score in (0.9, 0.8, 0.7, 0.1)]
+    report = accuracy(heard(rows, [0, UNKNOWN, 0, BACKGROUND]))
+    assert report["cmap"] == pytest.approx((1 + 2 / 3) / 2, abs=1e-4)
 
 
 def test_intervals_hold_what_they_are_of() -> None:
