@@ -68,6 +68,12 @@ class Calls:
             return self
         return self.only([r.fold != fold for r in self.recordings])
 
+    def of_tiers(self, tiers: Collection[str] | None) -> Calls:
+        """Return the calls whose licence tier is among some, or is not stated; None: all."""
+        if tiers is None:
+            return self
+        return self.only([not r.licence_tier or r.licence_tier in tiers for r in self.recordings])
+
     def only(self, wanted: Sequence[bool]) -> Calls:
         """Return the calls of the wanted recordings; indices stay those of `recordings`."""
         return self.rows(np.flatnonzero(np.array(wanted, np.bool_)[self.recording]))

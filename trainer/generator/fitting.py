@@ -173,8 +173,8 @@ def material(order: GeneratorOrder) -> tuple[ImageSet, Calls, str]:
     """
     if order.packed is not None:
         packed = load_packed(order.packed, order.cache)
-        calls = packed.calls_for(order.condition).without_fold(order.fold)
-        return packed.images, calls, packed.encoder_id
+        calls = packed.calls_for(order.condition).of_tiers(order.tiers)
+        return packed.images, calls.without_fold(order.fold), packed.encoder_id
     if order.data is None or order.images is None:
         raise OrderError("nothing to learn from: name --data and --images, or --packed")
     if not order.encoder:

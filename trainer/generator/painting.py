@@ -121,6 +121,7 @@ def order_of(run: Run, kept: Mapping[str, Any]) -> GeneratorOrder:
         device=run.device,
         precision=run.precision,
         changes=tuple(kept["changes"].split()),
+        tiers=tuple(kept["tiers"]) if kept.get("tiers") else None,
         resume=True,
         **{name: kept[name] for name in AS_TRAINED if name != "changes"},
     )

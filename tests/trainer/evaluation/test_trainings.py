@@ -131,6 +131,14 @@ def test_bfloat16_is_nearly_the_same_picture(top: Path) -> None:
     assert 20 < similarity < np.inf
 
 
+def test_licence_tiers_hold_for_what_was_packed(top: Path) -> None:
+    """Only calls of those tiers are learnt from; reopened, it is the same training."""
+    assert train(top, "--tiers", "A", "--images-seen", "8", run="tiers") == 0
+    fitted = reopened(Run(top / "tiers", top / "packed", top / "cache", "cpu"))
+    heard_of = {fitted.calls.recordings[i].licence_tier for i in fitted.calls.recording}
+    assert heard_of == {"A"}
+
+
 def judge(top: Path, *more: str) -> int:
     """Run the command line on the training."""
     arguments = ["--run", top / "run", "--packed", top / "packed", "--cache", top / "cache"]

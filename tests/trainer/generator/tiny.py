@@ -35,7 +35,7 @@ UNHEARD = "Erithacus rubecula"
 def calls(n_per_species: int = 3, n_variants: int = 2) -> Calls:
     """Return conditions of two species, far apart; each species' first recording in fold 0."""
     recordings = tuple(
-        Recording(Path(f"{name}{i}.wav"), f"{name}{i}.wav", name, fold=i)
+        Recording(Path(f"{name}{i}.wav"), f"{name}{i}.wav", name, fold=i, licence_tier="BAC"[i % 3])
         for name in HEARD
         for i in range(n_per_species)
     )
