@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from fieldstation.bundle import load_bundle, load_golden  # noqa: E402
 from tests.onnx_models import make_painting_bundle  # noqa: E402
 from tests.trainer.tiny import TINY  # noqa: E402
 from trainer import evaluate, fit  # noqa: E402
+from trainer.data.corpus import Sources  # noqa: E402
 from trainer.encoder import profiles  # noqa: E402
+from trainer.encoder.fitting import EncoderOrder, teacher_of  # noqa: E402
 from trainer.encoder.running import cpu_session, run_logits  # noqa: E402
 
 
@@ -92,6 +95,18 @@ def test_the_result_says_how_it_was_made(run: Path) -> None:
     assert result["epochs"] == len(result["history"]) == TINY.epochs
     assert result["seconds"] > 0
     assert "CPU" in result["device"] or "GPU" in result["device"]
+
+
+def test_a_teacher_of_the_beginning_is_not_forgotten(tmp_path: Path) -> None:
+    """Its licence binds what goes on from there without it; NOTICE must name it."""
+    order = EncoderOrder(Sources(tmp_path), "field", tmp_path / "new", tmp_path)
+    assert teacher_of(order) is None
+    assert "BirdNET" in str(teacher_of(replace(order, teacher=tmp_path)))
+    later = replace(order, begin_from=tmp_path / "old")
+    assert teacher_of(later) is None
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "result.json").write_text('{"teacher": "BirdNET V2.4"}', encoding="utf-8")
+    assert teacher_of(later) == "BirdNET V2.4"
 
 
 def test_evaluation_finds_what_was_taught(run: Path, garden: Path, tmp_path: Path) -> None:

@@ -451,7 +451,7 @@ def describe_result(
         "seconds": round(progress.seconds, 1),
         "n_weights": sum(p.numel() for p in training.network.parameters()),
         "n_recordings": len(corpus.audio.recordings),
-        "teacher": TEACHER_NAME if order.teacher else None,
+        "teacher": teacher_of(order),
         "is_patient": order.is_patient,
         "begin_from": order.begin_from.name if order.begin_from else None,
         "audio_seconds": round(corpus.audio.seconds, 1),
@@ -467,6 +467,17 @@ def describe_result(
         "history": progress.history,
         "sources": {k: str(v) for k, v in asdict(order.sources).items() if v},
     }
+
+
+def teacher_of(order: EncoderOrder) -> str | None:
+    """Return who taught an order's network, now or in the training that it begins with."""
+    if order.teacher:
+        return TEACHER_NAME
+    before = order.begin_from / "result.json" if order.begin_from else None
+    if before is None or not before.is_file():
+        return None
+    told: str | None = json.loads(before.read_text(encoding="utf-8")).get("teacher")
+    return told
 
 
 def describe_device(device: torch.device) -> str:
