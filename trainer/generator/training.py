@@ -421,8 +421,11 @@ def _load(training: Training, checkpoint: Path, agrees: Sequence[str], mend: str
                 f"{checkpoint} was trained with {name} {found!r}, not {wanted!r}: "
                 f"give another --run, or {mend}"
             )
-    training.generator.load_state_dict(state["generator"])
-    training.average.load_state_dict(state["average"])
+    try:
+        training.generator.load_state_dict(state["generator"])
+        training.average.load_state_dict(state["average"])
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint} is of another network: give another --run") from error
     training.optimiser.load_state_dict(state["optimiser"])
     return Progress(**state["progress"])
 

@@ -17,6 +17,7 @@ from trainer.generator.training import (  # noqa: E402
     Progress,
     keep_average,
     load_checkpoint,
+    save_checkpoint,
     take_kept,
     train,
 )
@@ -46,6 +47,24 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         shards.split(tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match=r"holds no state\.pt"):
         shards.join(tmp_path, tmp_path / "out")
+
+
+def test_what_did_not_come_back_whole_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard of several that is missing, or broken off."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 40_000)
+    one = training(lessons(tmp_path), tmp_path / "run")
+    save_checkpoint(one, Progress())
+    shards.split(tmp_path / "run", tmp_path / "shards")
+    lost = tmp_path / "shards" / "average-1.pt"
+    lost.write_bytes(lost.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"average-1\.pt is damaged: fetch it again"):
+        shards.join(tmp_path / "shards", tmp_path / "elsewhere")
+    lost.unlink()
+    with pytest.raises(DataError, match="lacks some of its shards: fetch them again"):
+        shards.join(tmp_path / "shards", tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_kept_average_comes_back(tmp_path: Path) -> None:

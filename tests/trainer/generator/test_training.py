@@ -222,6 +222,19 @@ def test_lines_after_the_checkpoint_are_written_again(given: Lessons, tmp_path: 
     assert one.metrics.read_text() == kept
 
 
+def test_a_checkpoint_of_another_network_is_refused_in_words(
+    given: Lessons, tmp_path: Path
+) -> None:
+    """Of an older release, which called it the same."""
+    one = training(given, tmp_path / "run")
+    save_checkpoint(one, Progress())
+    state = torch.load(one.checkpoint, weights_only=True)
+    del state["generator"]["denoiser.network.first.weight"]
+    torch.save(state, one.checkpoint)
+    with pytest.raises(ValueError, match="is of another network: give another --run"):
+        load_checkpoint(one)
+
+
 def test_a_damaged_checkpoint_is_refused_in_words(given: Lessons, tmp_path: Path) -> None:
     """Half a file is not gone on from."""
     one = training(given, tmp_path / "run")

@@ -1,0 +1,51 @@
+"""An order for a generator is checked before anything is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'train'")
+
+from trainer import fit
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ("", "nothing to learn from: name --data and --images, or --packed"),
+        ("--data . --images .", "nothing hears the calls: name the bundle of an --encoder"),
+        ("--packed .", "is no packed folder"),
+        ("--profile fild", "profile is 'fild'; did you mean 'field'?"),
+        ("--size hugo", "size is 'hugo'; one of nano, small, base"),
+        ("--condition song", "condition is 'song'; one of embedding, label, mel"),
+        ("--precision fp8", "precision is 'fp8'; one of auto, fp32, bf16"),
+        ("--condition label --shuffled", "there are none to shuffle"),
+        ("--learning-rate nan", "learning_rate is nan; must be above 0"),
+        ("--pretrain-images -5", "pretrain_images is -5; 0 or more"),
+        ("--half-images -1", "half_images is -1; 0 or more"),
+        ("--guidance -1", "guidance_scale is -1.0; 0 to 20"),
+        ("--steps 5000", "n_steps is 5000; 1 to 1000"),
+        ("--change noise.dev=1", "no 'dev' here; one of mean, std"),
+    ],
+)
+def test_an_order_that_cannot_be_meant_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], order: str, said: str
+) -> None:
+    """Exit code 2; no folder was begun."""
+    run = tmp_path / "run"
+    assert fit.main(["generator", *order.split(), "--run", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not run.exists()
+
+
+def test_a_solver_that_is_none_is_refused_before_hours_of_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It was missed by the bundle, at the end of them."""
+    with pytest.raises(SystemExit, match="2"):
+        fit.main(["generator", "--solver", "euler"])
+    assert "invalid choice: 'euler'" in capsys.readouterr().err
