@@ -164,7 +164,10 @@ def test_a_mistake_is_one_line(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--epochs", "0"), ("--epochs", "-3"), ("--threads", "none"), ("--precision", "7")],
+    [
+        *(("--epochs", "0"), ("--epochs", "-3"), ("--threads", "none"), ("--precision", "7")),
+        *(("--time-limit", "0"), ("--time-limit", "nan"), ("--time-limit", "1 h")),
+    ],
 )
 def test_a_number_that_cannot_be_meant_is_told_before_anything_is_read(
     capsys: pytest.CaptureFixture[str], option: str, value: str

@@ -110,11 +110,14 @@ def refuse_empty_classes(names: Sequence[str], present: Collection[str], where: 
 
 
 def _from_manifest(manifest: Path) -> list[Recording]:
-    with manifest.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if "file" not in (rows.fieldnames or ()):
-            raise DataError(f"{manifest} has no column 'file'; it has {rows.fieldnames}")
-        return [_recording(manifest, number, row) for number, row in enumerate(rows, start=2)]
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if "file" not in (rows.fieldnames or ()):
+                raise DataError(f"{manifest} has no column 'file'; it has {rows.fieldnames}")
+            return [_recording(manifest, number, row) for number, row in enumerate(rows, start=2)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{manifest} is no table: {error}: save it as CSV in UTF-8") from error
 
 
 def _recording(manifest: Path, line: int, row: dict[str, str | None]) -> Recording:

@@ -90,6 +90,14 @@ def test_a_bad_manifest_is_refused(tmp_path: Path, text: str, said: str) -> None
         read_recordings(tmp_path)
 
 
+def test_a_manifest_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    """A recordist's name is kept with the weights: it must not be guessed."""
+    text = "file,scientific_name,recordist\na.wav,Parus major,Jürgen\n"
+    (tmp_path / "recordings.csv").write_bytes(text.encode("cp1252"))
+    with pytest.raises(DataError, match=r"recordings\.csv is no table: .* save it as CSV in UTF-8"):
+        read_recordings(tmp_path)
+
+
 def test_no_folder_is_refused(tmp_path: Path) -> None:
     """A missing folder is named."""
     with pytest.raises(DataError, match="is no folder"):
