@@ -44,6 +44,7 @@ from trainer.evaluation.pictures import (
     paint_calls,
 )
 from trainer.evaluation.probe import Probe, fit_probe
+from trainer.evaluation.report import caution
 
 N_FID = 850
 N_KID = 1_000
@@ -140,6 +141,7 @@ def evaluate_generator(
         "fold": fold,
         "data_hash": content_hash(recordings),
         "images": images.name,
+        "caution": caution(bundle.trained_on, fold) or caution(painter.card.trained_on, fold),
     }
     return report_on(bundle.name, gallery, judged), gallery
 
@@ -409,6 +411,8 @@ def as_text(report: Mapping[str, Any]) -> str:
     ):
         text = f"  {name:<34}{report[name]}"
         lines.append(text + (f"  ({beside}: {report[beside]})" if beside else ""))
+    if report["caution"]:
+        lines.append(f"  {report['caution']}")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from trainer.evaluation.generator import (
     report_on,
 )
 from trainer.evaluation.pictures import Calls
+from trainer.evaluation.report import caution
 from trainer.generator.bundling import Packaging
 from trainer.generator.fitting import FittedGenerator
 from trainer.generator.packing import Packed, load_packed
@@ -43,7 +44,8 @@ def evaluate_run(
     calls = calls_to_paint(packed, painter.card.paints, fold, fitted.order.condition)
     gallery = Gallery(painter, photographs, calls, run.cache, counts)
     name = run.folder.resolve().name
-    judged = {"fold": fold, **trained(fitted, how)}
+    flatters = caution({"fold": fitted.order.fold}, fold)
+    judged = {"fold": fold, "caution": flatters, **trained(fitted, how)}
     if not only_kid:
         return {**report_on(name, gallery, judged), **where_it_ran(fitted)}, gallery
     chance = np.random.default_rng((gallery.seed, 1))

@@ -41,6 +41,7 @@ from trainer.evaluation.pictures import Calls
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("judges")
 
 NAMES = ("Cyanistes caeruleus", "Parus major", "Turdus merula")
@@ -243,6 +244,9 @@ def test_the_command_reports_on_any_bundle_and_folders(
     assert report["network_calls"] == 9.0  # six, three of them guided
     assert report["ms_per_image"] > 0
     assert page.read_text().count("<img") == 2 * 2 * 6
+    told = (ROOT / "docs" / "evaluation.md").read_text()
+    assert not [key for key in report if f"`{key}`" not in told]
+    assert report["caution"] is None
     assert "agreement_ceiling: 1.0" in capsys.readouterr().out
 
 

@@ -29,13 +29,14 @@ from tests.trainer.generator.tiny import (  # noqa: E402
 from trainer import evaluate, fit  # noqa: E402
 from trainer.data.images import load_images, read_photographs  # noqa: E402
 from trainer.evaluation.gallery_page import page  # noqa: E402
-from trainer.evaluation.generator import Counts  # noqa: E402
+from trainer.evaluation.generator import Counts, as_text  # noqa: E402
 from trainer.evaluation.trainings import evaluate_run  # noqa: E402
 from trainer.generator import profiles  # noqa: E402
 from trainer.generator.bundling import Packaging, conditions_of  # noqa: E402
 from trainer.generator.packing import pack  # noqa: E402
 from trainer.generator.painting import Run, RunPainter, reopened  # noqa: E402
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("judges")
 
 Floats = NDArray[np.float32]
@@ -156,6 +157,10 @@ def test_a_training_is_reported_on_as_a_bundle_is(top: Path) -> None:
     json.dumps(report, allow_nan=False)
     assert report["images_seen"] == 64
     assert (report["profile"], report["size"], report["weights"]) == ("field", "tiny", "average")
+    told = (ROOT / "docs" / "evaluation.md").read_text()
+    assert not [key for key in report if f"`{key}`" not in told]
+    assert "but 0: recordings among these flatter it" in report["caution"]
+    assert report["caution"] in as_text(report)
     assert report["precision_of_painting"] == "float32"
     assert report["ms_per_image"] is None
     assert report["n_calls"] == 6
