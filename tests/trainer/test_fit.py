@@ -21,7 +21,7 @@ from tests.trainer.tiny import TINY  # noqa: E402
 from trainer import evaluate, fit  # noqa: E402
 from trainer.data.corpus import Sources  # noqa: E402
 from trainer.encoder import profiles  # noqa: E402
-from trainer.encoder.fitting import EncoderOrder, teacher_of  # noqa: E402
+from trainer.encoder.fitting import EncoderOrder, Fitted, teacher_of  # noqa: E402
 from trainer.encoder.running import cpu_session, run_logits  # noqa: E402
 
 
@@ -69,20 +69,27 @@ def test_silence_gives_finite_outputs(run: Path) -> None:
     assert all(np.isfinite(output).all() for output in outputs)
 
 
-def test_large_weights_are_stored_as_half_and_the_front_end_is_not(run: Path) -> None:
-    """The file holds fp16 weights; the Fourier matrices and the filter bank stay fp32."""
+@pytest.mark.parametrize(("loudness", "is_half"), [(0.1, True), (3.0, False)])
+def test_large_weights_are_stored_as_half_where_it_costs_nothing(
+    tmp_path: Path, loudness: float, is_half: bool
+) -> None:
+    """The graph gives the network's logits to a thousandth; the front end is never halved."""
     import onnx
 
+    from trainer.encoder.bundling import golden_waveforms, write_graph
     from trainer.encoder.mel import LogMel
 
-    model = onnx.load(run / "bundle" / "encoder.onnx")
-    halves = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
-    assert sum(np.prod(t.dims) for t in halves) == 128 * 8 * 9
-    full = {
-        int(np.prod(t.dims))
-        for t in model.graph.initializer
-        if t.data_type == onnx.TensorProto.FLOAT
-    }
+    torch.manual_seed(0)
+    network = TINY.network(3)
+    with torch.no_grad():
+        network.blocks[2].weight *= loudness
+    fitted = Fitted(network, TINY, None, None, {})  # type: ignore[arg-type]
+    graph = tmp_path / "encoder.onnx"
+    assert write_graph(fitted, graph, golden_waveforms(22_050, 22_050)) < 1e-3
+    stored = onnx.load(graph).graph.initializer
+    halves = [t for t in stored if t.data_type == onnx.TensorProto.FLOAT16]
+    assert sum(np.prod(t.dims) for t in halves) == (128 * 8 * 9 if is_half else 0)
+    full = {int(np.prod(t.dims)) for t in stored if t.data_type == onnx.TensorProto.FLOAT}
     assert {matrix.numel() for matrix in LogMel(TINY.mel).buffers()} <= full
 
 

@@ -22,8 +22,8 @@ from trainer.export import export_encoder, parity, store_half
 
 LICENCE = "CC BY-NC-SA 4.0"
 """Recordings of that licence are among the sources; share-alike passes it on"""
-HALF_PARITY = 1e-2
-"""Largest |Δlogit| that storing the weights as fp16 may cost"""
+HALF_PARITY = 1e-3
+"""Largest |Δlogit| between network and graph that storing the weights as fp16 may cost"""
 CARD = (
     *("profile", "fold", "seed", "epochs", "seconds", "n_weights"),
     *("data_hash", "device", "teacher", "is_patient", "begin_from"),
