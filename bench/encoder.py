@@ -113,7 +113,7 @@ def parts(bundle: Bundle) -> dict[str, Any]:
 
 
 def sounds(bundle: Bundle) -> dict[str, Any]:
-    """Return song, digital silence and a signal of denormal size: none may be slower."""
+    """Return song, digital silence and a signal of denormal size: many times as long."""
     run, ours = runner(bundle.encoder_path, plain_options()), windows(bundle)
     song = [next(ours) for _ in range(10)]
     songs = cycle(song)
