@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fieldstation.errors import MendableError
 from fieldstation.generator_card import SOLVERS
 from trainer.data.recordings import DataError
+from trainer.mistakes import MISTAKES, in_words
 
 if TYPE_CHECKING:
     from trainer.evaluation.generator import Gallery
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.act(options))
-    except (MendableError, DataError, ValueError) as error:
-        print(f"trainer.evaluate: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        print(f"trainer.evaluate: {in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fieldstation.errors import MendableError
 from fieldstation.generator_card import SOLVERS, check_sampling
 from trainer.data.corpus import Sources
 from trainer.data.recordings import DataError
+from trainer.mistakes import MISTAKES, in_words
 
 if TYPE_CHECKING:
     from trainer.generator.fitting import FittedGenerator
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fits = {"whole": _fit_whole, "encoder": _fit_encoder, "generator": _fit_generator}
     try:
         return fits[options.command](options)
-    except (MendableError, DataError, ValueError) as error:
-        print(f"trainer.fit: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        print(f"trainer.fit: {in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("trainer.fit: stopped; go on with the same command and --resume", file=sys.stderr)

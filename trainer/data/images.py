@@ -25,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from trainer.data.recordings import DataError, file_hash
+from trainer.mistakes import MISTAKES, in_words
 
 MANIFEST = "images.csv"
 FORMAT = 1
@@ -185,8 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         images = load_images(read_photographs(options.images), options.cache, options.side)
         weight = pack(images, options.output)
-    except DataError as error:
-        print(f"trainer.data.images: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        print(f"trainer.data.images: {in_words(error)}", file=sys.stderr)
         return 2
     print(f"{options.output}: {len(images.photographs)} photographs, {weight / 2**20:.1f} MiB")
     return 0

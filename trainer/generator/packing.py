@@ -30,12 +30,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from fieldstation.bundle import find_bundle, load_bundle
-from fieldstation.errors import MendableError
 from trainer.data.images import GARDEN, ImageSet, Photograph, load_images, read_photographs
 from trainer.data.recordings import DataError, Recording
 from trainer.evaluation.pictures import Calls as Heard
 from trainer.evaluation.pictures import hear_calls
 from trainer.generator.embeddings import Calls, load_calls
+from trainer.mistakes import MISTAKES, in_words
 
 FORMAT = 1
 STEPS_A_DEVIATION = 100
@@ -129,8 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         weight = _pack(options)
-    except (MendableError, DataError) as error:
-        print(f"trainer.generator.packing: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        print(f"trainer.generator.packing: {in_words(error)}", file=sys.stderr)
         return 2
     print(f"{options.output}: {weight / 2**20:.1f} MiB")
     return 0

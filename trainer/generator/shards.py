@@ -23,6 +23,7 @@ from torch import Tensor
 from trainer.data.recordings import DataError
 from trainer.export import HALF_FROM
 from trainer.generator.training import CHECKPOINT
+from trainer.mistakes import MISTAKES, in_words
 
 SHARD_BYTES = 15 * 2**20
 BESIDE = ("plan.json", "result.json", "metrics.jsonl")
@@ -84,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
         else:
             print(join(options.source, options.output))
-    except DataError as error:
-        print(f"trainer.generator.shards: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        print(f"trainer.generator.shards: {in_words(error)}", file=sys.stderr)
         return 2
     return 0
 
