@@ -109,13 +109,13 @@ def _generator(options: argparse.Namespace) -> int:
             Counts().reduced(options.share),
             options.threads or 1,
         )
-    print(f"kid {report['kid']}" if options.only_kid else as_text(report))
     if options.json:
         _write(options.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if options.html:
         from trainer.evaluation.gallery_page import page
 
         _write(options.html, page(report, gallery))
+    print(f"kid {report['kid']}" if options.only_kid else as_text(report))
     return 0
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -248,6 +251,19 @@ def test_the_command_reports_on_any_bundle_and_folders(
     assert not [key for key in report if f"`{key}`" not in told]
     assert report["caution"] is None
     assert "agreement_ceiling: 1.0" in capsys.readouterr().out
+
+
+def test_a_terminal_that_cannot_show_it_costs_no_report(
+    coloured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody watches a judgement of hours; its output may be a pipe that is closed."""
+    gone, theirs = os.pipe()
+    os.close(gone)
+    out = tmp_path / "report.json"
+    with contextlib.suppress(BrokenPipeError), os.fdopen(theirs, "w", buffering=1) as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert judge(coloured, "--json", str(out)) == 2
+    assert json.loads(out.read_text())["agreement"] == 1.0
 
 
 @pytest.mark.parametrize(
