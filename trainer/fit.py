@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"trainer.fit: {in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("trainer.fit: stopped; go on with the same command and --resume", file=sys.stderr)
+        more = "" if options.command == "whole" else " and --resume"
+        print(f"trainer.fit: stopped; go on with the same command{more}", file=sys.stderr)
         return 130
 
 

@@ -49,3 +49,23 @@ def test_a_solver_that_is_none_is_refused_before_hours_of_training(
     with pytest.raises(SystemExit, match="2"):
         fit.main(["generator", "--solver", "euler"])
     assert "invalid choice: 'euler'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("--data . --images . -o bundle", "go on with the same command\n"),
+        ("encoder --data .", "go on with the same command and --resume\n"),
+    ],
+)
+def test_who_is_interrupted_is_told_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, said: str
+) -> None:
+    """The one command goes on by itself and has no --resume."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "_sources", interrupted)
+    assert fit.main(command.split()) == 130
+    assert capsys.readouterr().err.endswith(said)
