@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,20 +112,31 @@ def load_audio(recordings: Sequence[Recording], sample_rate: int, cache: Path) -
 
 
 def _fill(place: Path, recordings: Sequence[Recording], sample_rate: int) -> None:
-    """Decode all recordings; the index is written last, so a broken-off cache is no cache."""
+    """Decode all recordings; the index comes last, so a broken-off cache is no cache.
+
+    Two trainings that begin at once both decode: each in a folder of its own.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place.parent, prefix="decoding-") as own:
+        samples, index = Path(own, "samples"), Path(own, "index")
+        with samples.open("wb") as out:
+            found = _write_all(out, recordings, sample_rate)
+        index.write_text(json.dumps(found), encoding="utf-8")
+        samples.replace(place.with_suffix(".f32"))
+        index.replace(place.with_suffix(".json"))
+
+
+def _write_all(
+    out: BinaryIO, recordings: Sequence[Recording], sample_rate: int
+) -> dict[str, list[int] | dict[int, str]]:
+    """Write the recordings' samples end to end; return where they begin, and what was skipped."""
     starts, skipped = [0], {}
-    with place.with_suffix(".f32").open("wb") as out:
-        for at, recording in enumerate(
-            tqdm(recordings, desc="decoding", unit="file", disable=None)
-        ):
-            try:
-                samples = decode(recording.path, sample_rate)
-            except DataError as error:
-                skipped[at] = str(error)
-                continue
-            out.write(samples.tobytes())
-            starts.append(starts[-1] + len(samples))
-    temporary = place.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps({"starts": starts, "skipped": skipped}), encoding="utf-8")
-    temporary.replace(place.with_suffix(".json"))
+    for at, recording in enumerate(tqdm(recordings, desc="decoding", unit="file", disable=None)):
+        try:
+            samples = decode(recording.path, sample_rate)
+        except DataError as error:
+            skipped[at] = str(error)
+            continue
+        out.write(samples.tobytes())
+        starts.append(starts[-1] + len(samples))
+    return {"starts": starts, "skipped": skipped}

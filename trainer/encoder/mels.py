@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -56,10 +57,16 @@ def _key(audio: AudioSet, config: MelConfig) -> str:
 
 
 def _fill(place: Path, audio: AudioSet, config: MelConfig, starts: NDArray[np.int64]) -> None:
+    """Compute all frames in a folder of its own: two trainings may begin at once."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_suffix(".tmp")
+    with TemporaryDirectory(dir=place.parent, prefix="mel-") as own:
+        _write_all(Path(own, place.name), audio, config, starts)
+        Path(own, place.name).replace(place)
+
+
+def _write_all(path: Path, audio: AudioSet, config: MelConfig, starts: NDArray[np.int64]) -> None:
     shape = (int(starts[-1]), config.n_mels)
-    frames = np.memmap(temporary, np.float16, "w+", shape=shape)
+    frames = np.memmap(path, np.float16, "w+", shape=shape)
     front_end = LogMel(config)
     order = tqdm(range(len(audio.recordings)), desc="mel", unit="file", disable=None)
     with torch.inference_mode():
@@ -67,4 +74,3 @@ def _fill(place: Path, audio: AudioSet, config: MelConfig, starts: NDArray[np.in
             mel = front_end(torch.from_numpy(audio.of(i).copy())[None])[0].T
             frames[starts[i] : starts[i + 1]] = mel.numpy().astype(np.float16)
     frames.flush()
-    temporary.replace(place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import soundfile as sf
 
 from tests.trainer.recordings import RATE, species_rows, tone, write_folder
 from trainer.data.audio import decode, load_audio
-from trainer.data.recordings import DataError, read_recordings
+from trainer.data.recordings import DataError, Recording, read_recordings
 
 
 def test_samples_come_back_as_they_are(tmp_path: Path) -> None:
@@ -21,6 +23,41 @@ def test_samples_come_back_as_they_are(tmp_path: Path) -> None:
     for i, recording in enumerate(audio.recordings):
         np.testing.assert_array_equal(audio.of(i), decode(recording.path, RATE))
     assert audio.seconds == pytest.approx(8 * 4.0)
+
+
+class Slow(tuple[Recording, ...]):
+    """Recordings that run a task once, before one of them is decoded."""
+
+    before: int
+    task: Callable[[], object]
+    n_times = 0
+
+    def __iter__(self) -> Iterator[Recording]:
+        self.n_times += 1
+        is_decoding = self.n_times == 2  # the first time their bytes are hashed
+        for at, recording in enumerate(super().__iter__()):
+            if at == self.before and is_decoding:
+                self.task()
+            yield recording
+
+
+def test_two_trainings_that_begin_at_once_hear_the_same(tmp_path: Path) -> None:
+    """The second begins to write while the first does, and ends after it; neither hears zeros."""
+    recordings = read_recordings(write_folder(tmp_path / "data", species_rows()))
+    cache = tmp_path / "cache"
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    second = Slow(recordings)
+    second.before, second.task = 0, lambda: (has_begun.set(), may_go_on.wait(10))
+    other = threading.Thread(target=load_audio, args=(second, RATE, cache))
+    first = Slow(recordings)
+    first.before, first.task = 2, lambda: (other.start(), has_begun.wait(10))
+    audio = load_audio(first, RATE, cache)
+    heard = [audio.of(i).copy() for i in range(len(recordings))]
+    may_go_on.set()
+    other.join()
+    for recording, samples in zip(recordings, heard, strict=True):
+        np.testing.assert_array_equal(samples, decode(recording.path, RATE))
+    assert sorted(path.suffix for path in cache.iterdir()) == [".f32", ".json"]
 
 
 def test_a_second_load_decodes_nothing(tmp_path: Path) -> None:
