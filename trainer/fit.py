@@ -260,6 +260,8 @@ def _fit_generator(options: argparse.Namespace) -> int:
     from trainer.generator.fitting import GeneratorOrder, fit_generator
 
     check_sampling(options.steps or 1, options.guidance or 0.0)  # before hours of training
+    if options.output and not options.encoder:
+        raise DataError("-o makes a bundle that hears too: name the bundle of an --encoder")
     fold = None if options.all else options.fold
     name = f"{options.profile}-{options.size}-{options.condition}-" + (
         "all" if options.all else f"fold{fold}"

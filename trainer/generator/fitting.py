@@ -119,11 +119,7 @@ class FittedGenerator:
             OrderError: it is not the one that the calls were heard with.
             BundleError: it cannot be opened.
         """
-        bundle = load_bundle(find_bundle(self.order.encoder))
-        wanted = self.training.identity["encoder_id"]
-        if bundle.encoder_id != wanted:
-            raise OrderError(f"--encoder is {bundle.encoder_id}: name the bundle of {wanted}")
-        return bundle
+        return encoder_of(self.order, self.training.identity["encoder_id"])
 
     @property
     def finished(self) -> bool:
@@ -173,6 +169,8 @@ def material(order: GeneratorOrder) -> tuple[ImageSet, Calls, str]:
     """
     if order.packed is not None:
         packed = load_packed(order.packed, order.cache)
+        if order.encoder:
+            encoder_of(order, packed.encoder_id)  # needed for the bundle, after hours
         calls = packed.calls_for(order.condition).of_tiers(order.tiers)
         return packed.images, calls.without_fold(order.fold), packed.encoder_id
     if order.data is None or order.images is None:
@@ -183,6 +181,19 @@ def material(order: GeneratorOrder) -> tuple[ImageSet, Calls, str]:
     images = load_images(read_photographs(order.images), order.cache)
     calls = load_calls(encoder, order.data, order.cache, order.background, order.tiers)
     return images, calls.without_fold(order.fold), encoder.encoder_id
+
+
+def encoder_of(order: GeneratorOrder, encoder_id: str) -> Bundle:
+    """Return the bundle of the encoder that calls were heard with.
+
+    Raises:
+        OrderError: the order names another.
+        BundleError: it cannot be opened.
+    """
+    bundle = load_bundle(find_bundle(order.encoder))
+    if bundle.encoder_id != encoder_id:
+        raise OrderError(f"--encoder is {bundle.encoder_id}: name the bundle of {encoder_id}")
+    return bundle
 
 
 def set_up(order: GeneratorOrder, profile: Profile, encoder_id: str, lessons: Lessons) -> Training:

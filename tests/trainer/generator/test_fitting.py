@@ -8,7 +8,11 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
+from tests.onnx_models import make_tone_bundle
+from tests.trainer.generator.tiny import calls, heard, photographs
 from trainer import fit
+from trainer.data.images import load_images, read_photographs
+from trainer.generator.packing import pack
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,7 @@ from trainer import fit
         ("--learning-rate nan", "learning_rate is nan; must be above 0"),
         ("--pretrain-images -5", "pretrain_images is -5; 0 or more"),
         ("--half-images -1", "half_images is -1; 0 or more"),
+        ("--packed . -o bundle", "-o makes a bundle that hears too"),
         ("--guidance -1", "guidance_scale is -1.0; 0 to 20"),
         ("--steps 5000", "n_steps is 5000; 1 to 1000"),
         ("--change noise.dev=1", "no 'dev' here; one of mean, std"),
@@ -40,6 +45,20 @@ def test_an_order_that_cannot_be_meant_is_one_line(
     assert said in error
     assert len(error.splitlines()) == 1
     assert not run.exists()
+
+
+def test_another_encoder_than_heard_the_calls_is_refused_before_hours_of_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was packed knows whose embeddings it holds."""
+    encoder = make_tone_bundle(tmp_path / "encoder")
+    shown = load_images(read_photographs(photographs(tmp_path / "photographs")), tmp_path)
+    pack("0123456789abcdef", shown, calls(), heard(), tmp_path / "packed")
+    arguments = ["--packed", tmp_path / "packed", "--encoder", encoder.path, "--cache", tmp_path]
+    assert fit.main(["generator", *map(str, arguments), "--run", str(tmp_path / "run")]) == 2
+    said = f"--encoder is {encoder.encoder_id}: name the bundle of 0123456789abcdef"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_solver_that_is_none_is_refused_before_hours_of_training(
