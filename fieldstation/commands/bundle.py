@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fieldstation.commands.context import Context, add_context_arguments, load_context
 
@@ -148,9 +148,26 @@ def _show(args: argparse.Namespace, context: Context) -> None:
     n_shown = len(bundle.labels) if args.all else N_SHOWN
     for label, threshold in list(zip(bundle.labels, bundle.thresholds, strict=True))[:n_shown]:
         needs = f"{threshold:.3g}" if label.kind == "species" else label.kind.value
-        print(f"  {label.common_name} ({label.scientific_name})  {needs}")
+        worth = _worth(bundle.metrics, label.scientific_name, threshold)
+        print(f"  {label.common_name} ({label.scientific_name})  {needs}{worth}")
     if len(bundle.labels) > n_shown:
         print(f"  … and {len(bundle.labels) - n_shown} more (--all)")
+
+
+def _worth(metrics: Mapping[str, Any], name: str, threshold: float) -> str:
+    """Return precision and recall of a label's threshold, where the bundle's card has them."""
+    told: Any = metrics
+    for key in ("calibration", "labels", name):
+        told = told.get(key) if isinstance(told, dict) else None
+    if not isinstance(told, dict):
+        return ""
+    precision, recall, n = (told.get(key) for key in ("precision", "recall", "n"))
+    # a threshold that background lifted was never measured
+    lower = "" if told.get("threshold") == threshold else f" at {told.get('threshold')}"
+    return (
+        f", precision {'–' if precision is None else precision}, "
+        f"recall {'–' if recall is None else recall} of {n} held out{lower}"
+    )
 
 
 def _show_generator(card: GeneratorCard) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from fieldstation.bundle import load_golden, save_bundle
 from fieldstation.cli import main
 from fieldstation.commands.bundle import N_SHOWN
 from fieldstation.generation.golden import load_generator_golden, save_generator_golden
@@ -118,6 +119,24 @@ def test_a_long_list_is_shown_in_part(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "… and 6 more (--all)" in shown
     assert main([*arguments, "--all"]) == 0
     assert f"Bird {N_SHOWN + 4} (" in capsys.readouterr().out
+
+
+def test_a_threshold_is_shown_with_what_it_is_worth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Precision and recall on held-out recordings; of a threshold that was lifted, at the lower."""
+    bundle = make_tone_bundle(tmp_path / "bundles" / "tones", threshold=0.5)
+    worth = {
+        "Fringilla coelebs": {"threshold": 0.5, "precision": 0.875, "recall": 0.75, "n": 8},
+        "Parus major": {"threshold": 0.4, "precision": None, "recall": 0.0, "n": 3},
+    }
+    told = replace(bundle, metrics={"calibration": {"labels": worth}})
+    save_bundle(told, load_golden(bundle), "Made by a test.")
+    assert main(["bundle", "show", "tones", "--state", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "(Fringilla coelebs)  0.5, precision 0.875, recall 0.75 of 8 held out\n" in shown
+    assert "(Parus major)  0.5, precision –, recall 0.0 of 3 held out at 0.4\n" in shown
+    assert "(no bird)  no_bird\n" in shown
 
 
 def test_a_bundle_that_paints_says_what_and_how(
