@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from trainer.checkpoints import write_whole
 from trainer.encoder.courses import Course
 from trainer.encoder.profiles import Profile
 
@@ -212,12 +212,7 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
         "loss": progress.loss,
         "history": progress.history,
     }
-    temporary = training.checkpoint.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(training.checkpoint)
+    write_whole(state, training.checkpoint)
 
 
 def load_checkpoint(training: Training) -> Progress:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.checkpoints import write_whole
 from trainer.data.recordings import DataError
 from trainer.export import HALF_FROM
 from trainer.generator.training import CHECKPOINT
@@ -131,9 +132,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _written(path: Path, state: dict[str, Any]) -> Path:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    write_whole(state, path)
     return path
 
 

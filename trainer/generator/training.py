@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import pickle
 import signal
 import time
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from trainer.checkpoints import write_whole
 from trainer.data.images import GARDEN, PRETRAIN
 from trainer.generator.augmentation import augmented, mirrored
 from trainer.generator.batches import Shelf, drawn_on
@@ -363,12 +363,7 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
         "progress": {name: getattr(progress, name) for name in Progress.__slots__}
         | {"loss": float(progress.loss)},
     }
-    temporary = training.checkpoint.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(training.checkpoint)
+    write_whole(state, training.checkpoint)
 
 
 def load_checkpoint(training: Training) -> Progress:
