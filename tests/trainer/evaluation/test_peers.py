@@ -102,7 +102,8 @@ def test_models_are_timed_in_turn_on_one_core() -> None:
 def test_birdnet_itself_stands_beside(tones: Bundle, tmp_path: Path) -> None:
     """The real model answers for both of our species and is timed."""
     found = recordings(tmp_path / "data", ["Fringilla coelebs", "Parus major"])
-    write_table(tmp_path / "data" / "recordings.csv", [{"file": r.file} for r in found])
+    rows = [{"file": r.file, "scientific_name": r.scientific_name} for r in found]
+    write_table(tmp_path / "data" / "recordings.csv", rows)
     assert len(read_truth(tmp_path / "data").recordings) == 2
     ours, kept, _ = hear(tones, found)
     report, _ = judge_birdnet(tones, ours, kept, Path(str(BIRDNET)), tmp_path / "cache")
