@@ -22,7 +22,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -216,8 +216,13 @@ def load_golden(bundle: Bundle) -> Golden:
     return golden
 
 
-def read_arrays(path: Path, dtypes: Mapping[str, DTypeLike]) -> dict[str, NDArray[Any]]:
+def read_arrays(
+    path: Path, dtypes: Mapping[str, DTypeLike], may_lack: Collection[str] = ()
+) -> dict[str, NDArray[Any]]:
     """Return named arrays of an .npz file, each as the dtype asked for.
+
+    Args:
+        may_lack: names that need not be there.
 
     Raises:
         BundleError: the file or an array is missing or damaged.
@@ -227,7 +232,8 @@ def read_arrays(path: Path, dtypes: Mapping[str, DTypeLike]) -> dict[str, NDArra
             if damaged := archive.testzip():  # before numpy parses headers: it raises anything
                 raise BadZipFile(f"bad checksum of {damaged}")
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name], dtype) for name, dtype in dtypes.items()}
+            there = {n: dtype for n, dtype in dtypes.items() if n in arrays or n not in may_lack}
+            return {name: np.asarray(arrays[name], dtype) for name, dtype in there.items()}
     except _DAMAGED_ARRAYS as error:
         raise BundleError(f"{path} is missing or damaged: {error}: fetch it again") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from fieldstation.generator_card import GeneratorCard
 
 CONDITION = 512
 """Values of a condition: as many as an embedding has"""
+MAPPING = "mapping"
 LIMIT = 5.0
 """Conditions are clipped there, in standard deviations of the training's embeddings"""
 
@@ -39,11 +41,17 @@ class Conditions:
     """Scientific names, in the order of `labels`"""
     null: Floats
     """float32 [512], the learnt absence of a condition"""
+    mapping: Floats | None = None
+    """float32 [512, 512], from another encoder's standardised embeddings to those of the training;
+    None: it was trained with this encoder's"""
 
     def of_embeddings(self, embeddings: ArrayLike) -> Floats:
-        """Return standardised embeddings, float32 [n, 512], clipped to ±5."""
+        """Return standardised embeddings, mapped if need be, float32 [n, 512], clipped to ±5."""
         raw = np.asarray(embeddings, np.float32).reshape(-1, CONDITION)
-        return np.asarray(np.clip((raw - self.mean) / self.scale, -LIMIT, LIMIT), np.float32)
+        told = (raw - self.mean) / self.scale
+        if self.mapping is not None:
+            told = told @ self.mapping
+        return np.asarray(np.clip(told, -LIMIT, LIMIT), np.float32)
 
     def of_species(self, scientific_names: Sequence[str]) -> Floats:
         """Return the learnt vectors of species, float32 [n, 512].
@@ -101,14 +109,15 @@ def load_conditions(bundle: Bundle) -> Conditions:
     """
     card = card_of(bundle)
     path = bundle.path / CONDITIONS
-    floats = dict.fromkeys(("mean", "scale", "labels", "null"), np.float32)
-    arrays = read_arrays(path, {**floats, "label_names": np.str_})
+    floats = dict.fromkeys(("mean", "scale", "labels", "null", MAPPING), np.float32)
+    arrays = read_arrays(path, {**floats, "label_names": np.str_}, may_lack=[MAPPING])
     conditions = Conditions(
         mean=arrays["mean"],
         scale=arrays["scale"],
         labels=arrays["labels"],
         label_names=tuple(map(str, np.atleast_1d(arrays["label_names"]))),
         null=arrays["null"],
+        mapping=arrays.get(MAPPING),
     )
     _check(path, conditions, card)
     return conditions
@@ -116,14 +125,16 @@ def load_conditions(bundle: Bundle) -> Conditions:
 
 def save_conditions(folder: Path, conditions: Conditions) -> None:
     """Write conditions.npz into a bundle's folder; the same arrays are the same bytes."""
-    np.savez(
-        folder / CONDITIONS,
-        mean=np.asarray(conditions.mean, np.float32),
-        scale=np.asarray(conditions.scale, np.float32),
-        labels=np.asarray(conditions.labels, np.float32),
-        label_names=np.array(conditions.label_names, np.str_),
-        null=np.asarray(conditions.null, np.float32),
-    )
+    arrays: dict[str, Any] = {
+        "mean": np.asarray(conditions.mean, np.float32),
+        "scale": np.asarray(conditions.scale, np.float32),
+        "labels": np.asarray(conditions.labels, np.float32),
+        "label_names": np.array(conditions.label_names, np.str_),
+        "null": np.asarray(conditions.null, np.float32),
+    }
+    if conditions.mapping is not None:
+        arrays[MAPPING] = np.asarray(conditions.mapping, np.float16)
+    np.savez(folder / CONDITIONS, **arrays)
 
 
 def card_of(bundle: Bundle) -> GeneratorCard:
@@ -148,6 +159,8 @@ def _check(path: Path, conditions: Conditions, card: GeneratorCard) -> None:
         "labels": (conditions.labels, (n, CONDITION)),
         "null": (conditions.null, (CONDITION,)),
     }
+    if conditions.mapping is not None:
+        shapes[MAPPING] = (conditions.mapping, (CONDITION, CONDITION))
     for name, (array, shape) in shapes.items():
         if array.shape != shape or not np.isfinite(array).all():
             raise BundleError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def test_an_embedding_is_standardised_and_clipped() -> None:
     assert conditions[1, :3].tolist() == [-5.0, 5.0, 1.5]
 
 
+def test_another_encoders_embedding_is_mapped(own: Bundle) -> None:
+    """Standardised, then turned into what the generator was trained with; also when read again."""
+    swapped = np.eye(512, dtype=np.float32)[::-1] / 2
+    save_conditions(own.path, replace(CONDITIONS, mapping=swapped))
+    embedding = np.full(512, 2.0, np.float32)
+    embedding[:2] = (3.0, 1000.0)
+    condition = load_conditions(own).of_embeddings(embedding)[0]
+    assert condition[-2:].tolist() == [5.0, 1.0]
+    assert not condition[:-2].any()
+
+
 @given(hnp.arrays(np.float32, 512, elements=st.floats(-(2**100), 2**100, width=32)))
 def test_no_embedding_leads_out_of_range(embedding: Any) -> None:
     """Whatever finite numbers come, a condition stays where the network has learnt."""
@@ -118,6 +130,7 @@ def savez(path: Path, **changes: Any) -> None:
         (lambda path: savez(path, labels=np.zeros((3, 512))), r"must be \[2, 512\]"),
         (lambda path: savez(path, label_names=np.array("one")), r"must be \[1, 512\]"),
         (lambda path: savez(path, null=np.full(512, np.inf)), "not finite"),
+        (lambda path: savez(path, mapping=np.zeros((512, 5))), r"mapping is \[512, 5\]"),
         (lambda path: savez(path, scale=np.zeros(512)), "scale must be above 0"),
         (
             lambda path: savez(path, label_names=np.array(["a", "Parus major"])),
