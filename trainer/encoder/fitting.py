@@ -368,7 +368,7 @@ def start_or_resume(
     """Return where to begin.
 
     Raises:
-        OrderError: there is a checkpoint and nobody said what to do with it, or the reverse.
+        OrderError: there is a checkpoint and nobody said what to do with it.
     """
     training.folder.mkdir(parents=True, exist_ok=True)
     exists = training.checkpoint.is_file()
