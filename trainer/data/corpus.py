@@ -119,6 +119,7 @@ def gather(
     """
     species = read_recordings(sources.species, tiers, labels)
     _refuse_nothing_to_tell(species, sources.species, tiers)
+    _refuse_missing_fold(species, fold)  # before all is decoded
     background = _optional(sources.background, tiers)
     unlabelled = _optional(sources.unlabelled, tiers)
     other = _without(_optional(sources.other_birds, tiers), {r.scientific_name for r in species})
@@ -129,7 +130,9 @@ def gather(
     role = np.array([place[r.path][0] for r in audio.recordings], np.int64)
     held = np.array([place[r.path][1] for r in audio.recordings], np.bool_)
     chosen = _labels(species, labels, extra if background or other else None)
-    _refuse_useless_split(audio.recordings, role, held, chosen, fold)
+    decoded = set(audio.recordings)
+    _refuse_missing_fold([r for r in species if r in decoded], fold)
+    _refuse_useless_split(audio.recordings, role, held, chosen)
     index = {label.scientific_name: i for i, label in enumerate(chosen)}
     target = [
         index.get(r.scientific_name if kind == Role.SPECIES else taught_as(kind, extra), NO_LABEL)
@@ -208,20 +211,22 @@ def _refuse_nothing_to_tell(
         raise DataError(f"{where} names no species: fill the column scientific_name")
 
 
+def _refuse_missing_fold(species: Sequence[Recording], fold: int | None) -> None:
+    folds = sorted({r.fold for r in species if r.fold is not None})
+    if fold is not None and fold not in folds:
+        mend = (
+            f"choose one of {folds}" if folds else "give recordings.csv the column fold (0, 1, …)"
+        )
+        raise DataError(f"fold {fold} holds no recording: {mend}, or --all")
+
+
 def _refuse_useless_split(
     recordings: Sequence[Recording],
     role: NDArray[np.int64],
     held: NDArray[np.bool_],
     labels: Sequence[Label],
-    fold: int | None,
 ) -> None:
     is_species = role == Role.SPECIES
-    if fold is not None and not (held & is_species).any():
-        folds = sorted({r.fold for r in recordings if r.fold is not None})
-        mend = (
-            f"choose one of {folds}" if folds else "give recordings.csv the column fold (0, 1, …)"
-        )
-        raise DataError(f"fold {fold} holds no recording: {mend}, or --all")
     trained = {
         r.scientific_name
         for r, is_ours in zip(recordings, is_species & ~held, strict=True)

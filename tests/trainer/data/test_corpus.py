@@ -88,9 +88,10 @@ def test_without_a_fold_every_species_recording_is_trained_on(garden: Path, tmp_
 
 
 def test_a_fold_that_does_not_exist_is_refused(garden: Path, tmp_path: Path) -> None:
-    """The folds there are, are named."""
+    """The folds there are, are named, before anything is decoded."""
     with pytest.raises(DataError, match=r"fold 7 holds no recording: choose one of \[0, 1\]"):
-        corpus_of(garden, tmp_path, fold=7)
+        corpus_of(garden, tmp_path / "cache", fold=7)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_that_names_no_fold_is_told_how(tmp_path: Path) -> None:
