@@ -55,7 +55,7 @@ def peaks_of(values: Floats, recording: Ints) -> Floats:
         values: [windows, labels].
         recording: of each window, 0, 1, …; every one occurs.
     """
-    peaks = np.full((int(recording.max()) + 1, values.shape[1]), -np.inf)
+    peaks = np.full((int(recording.max(initial=-1)) + 1, values.shape[1]), -np.inf)
     np.maximum.at(peaks, recording, values)
     return peaks
 

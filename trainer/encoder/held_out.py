@@ -66,13 +66,17 @@ def hear_held_out(fitted: Fitted) -> HeldOut:
     corpus = fitted.corpus
     windows = windows_of(corpus, grid_of(fitted), np.flatnonzero(corpus.held))
     device = next(fitted.network.parameters()).device
-    logits = judge_network(fitted.network, windows, corpus.target, device).logits
     quiet = windows_everywhere(corpus, grid_of(fitted), corpus.held_of(Role.BACKGROUND))
-    background = logits[:0]
-    if len(quiet):
-        background = judge_network(fitted.network, quiet, corpus.target, device).logits
+
+    def logits_of(some: WindowSet) -> Floats:
+        if not len(some):
+            return np.empty((0, len(corpus.labels)))
+        return judge_network(fitted.network, some, corpus.target, device).logits
+
     kept, owner = np.unique(windows.recording, return_inverse=True)
-    return HeldOut(logits, owner, corpus.target[kept], corpus.role[kept], background)
+    return HeldOut(
+        logits_of(windows), owner, corpus.target[kept], corpus.role[kept], logits_of(quiet)
+    )
 
 
 def windows_everywhere(
