@@ -159,7 +159,7 @@ def train(training: Training, progress: Progress) -> Progress:
             now = time.monotonic()
             progress.seconds, since = progress.seconds + now - since, now
             bar.update(n_images)
-            report(training, progress)
+            report_in_passing(training, progress, n_images)
             if now - saved_at > CHECKPOINT_EVERY_S:
                 save_in_passing(training, progress)
                 saved_at = now
@@ -295,12 +295,24 @@ def autocast(
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
-def report(training: Training, progress: Progress) -> None:
-    """Write a line where one is due; measure and sample where that is due, and at the end."""
+def report_in_passing(training: Training, progress: Progress, n_images: int) -> None:
+    """Report, or say why not and go on, as `save_in_passing` does."""
+    try:
+        report(training, progress, n_images)
+    except OSError as error:
+        tqdm.write(f"{training.folder} takes no metrics: {error.strerror}; going on")
+
+
+def report(training: Training, progress: Progress, n_images: int) -> None:
+    """Write a line where one is due; measure and sample where that is due, and at the end.
+
+    Args:
+        n_images: of the last step.
+    """
     ended = progress.images_seen >= training.plan.images_seen
     every = training.plan.judge_every
-    judging = ended or _passed(progress, training.plan, every)
-    if not judging and not _passed(progress, training.plan, every // LINES_A_JUDGEMENT):
+    judging = ended or _passed(progress, n_images, every)
+    if not judging and not _passed(progress, n_images, max(1, every // LINES_A_JUDGEMENT)):
         return
     line: dict[str, Any] = {
         "step": progress.step,
@@ -325,7 +337,7 @@ def keep_average(training: Training, progress: Progress) -> Path:
     """Write the average as it is now, in the fp16 that a bundle stores it in; return the file."""
     place = training.folder / AVERAGES / f"{progress.images_seen:08d}.pt"
     place.parent.mkdir(exist_ok=True)
-    torch.save({k: v.half() for k, v in training.average.state_dict().items()}, place)
+    write_whole({k: v.half() for k, v in training.average.state_dict().items()}, place)
     return place
 
 
@@ -450,10 +462,9 @@ def _images_seen(line: str) -> float:
         return math.inf
 
 
-def _passed(progress: Progress, plan: Plan, every: int) -> bool:
-    """Return whether the last step passed a multiple of `every`."""
-    n_last = plan.batch_at(progress.images_seen - plan.batch_size)
-    return progress.images_seen // every > (progress.images_seen - n_last) // every
+def _passed(progress: Progress, n_images: int, every: int) -> bool:
+    """Return whether the last step's images passed a multiple of `every`."""
+    return progress.images_seen // every > (progress.images_seen - n_images) // every
 
 
 def _bar(plan: Plan, progress: Progress) -> Any:

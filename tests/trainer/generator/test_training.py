@@ -113,6 +113,13 @@ def test_the_first_images_are_seen_small_and_twice_as_many(
     assert (progress.images_seen, progress.step) == (40, 3)
 
 
+def test_no_measurement_is_missed_where_images_become_large(given: Lessons, tmp_path: Path) -> None:
+    """The last step of small images, twice as many, may pass both ends of something."""
+    plan = replace(PLAN, images_seen=48, half_images=24, judge_every=24)
+    progress = train(training(given, tmp_path / "run", plan), Progress())
+    assert [line["images_seen"] for line in progress.history] == [32, 48]
+
+
 def test_a_training_whose_time_is_over_is_saved(given: Lessons, tmp_path: Path) -> None:
     """No time at all takes no step; what was there stays there."""
     one = training(given, tmp_path / "run", replace(PLAN, time_limit_s=0.0))
@@ -266,3 +273,22 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
         pass
     with alone_in(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("full", ["metrics.jsonl", "averages/00000024.tmp"])
+def test_what_a_full_disk_keeps_of_metrics_does_not_end_it_either(
+    given: Lessons, tmp_path: Path, capsys: pytest.CaptureFixture[str], full: str
+) -> None:
+    """Nor an average that was to be kept."""
+    plan = replace(PLAN, images_seen=32, judge_every=24, keeps=True)
+    one = training(given, tmp_path / "run", plan)
+    (one.folder / full).parent.mkdir(exist_ok=True)
+    (one.folder / full).symlink_to("/dev/full")
+    assert train(one, Progress()).images_seen == 32
+    assert "takes no metrics: No space left on device; going on" in capsys.readouterr().out
+
+
+def test_measurements_may_be_as_close_as_steps(given: Lessons, tmp_path: Path) -> None:
+    """After each, where so many were asked for."""
+    plan = replace(PLAN, images_seen=16, judge_every=1)
+    assert len(train(training(given, tmp_path / "run", plan), Progress()).history) == 2
