@@ -354,6 +354,11 @@ def _fit_encoder(options: argparse.Namespace) -> int:
     calibration = calibrated_like(like, fitted) if like else calibrate(fitted, options.precision)
     bundle = bundle_encoder(fitted, calibration, output, output.resolve().name)
     print(f"{output}: encoder {bundle.encoder_id}, {len(bundle.labels)} labels")
+    if fold is None and like is None:
+        print(
+            "no fold was held out, so no threshold is proven and all are high; "
+            "--thresholds-from BUNDLE takes those of a training that held one out"
+        )
     return 0
 
 

@@ -129,6 +129,21 @@ def test_evaluation_finds_what_was_taught(run: Path, garden: Path, tmp_path: Pat
     assert found["n_recordings"] == 12
 
 
+def test_a_training_on_everything_says_what_its_thresholds_rest_on(
+    garden: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a held-out fold they rest on nothing, and its bundle hardly tells anything."""
+    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+    arguments = ["encoder", "--data", str(garden), "--profile", "tiny", "--epochs", "1"]
+    more = ["--all", "--no-negatives", "--run", str(tmp_path), "--cache", str(tmp_path)]
+    assert fit.main([*arguments, *more]) == 0
+    assert "--thresholds-from BUNDLE takes those" in capsys.readouterr().out
+    assert min(load_bundle(tmp_path / "bundle").thresholds) > 0.9
+
+
 def test_a_finished_run_is_not_overwritten(
     run: Path, garden: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
