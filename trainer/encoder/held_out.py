@@ -116,7 +116,7 @@ def calibrate(fitted: Fitted, precision: float = PRECISION) -> Calibration:
         "mix": {role.name.lower(): share for role, share in MIX.items()},
         "recordings": {r.name.lower(): int((held.role == r).sum()) for r in Role},
         "background_s": background_s(fitted.corpus),
-        "labels": describe_thresholds(labels, thresholds, peaks, held.target),
+        "labels": describe_thresholds(labels, thresholds, peaks, held.target, weight),
     }
     if has_species:
         report["peak_ece_cross_fitted"] = round(cross_fitted_error(*measured), 4)
@@ -171,21 +171,30 @@ def describe_thresholds(
     thresholds: Sequence[float],
     peaks: Floats,
     target: NDArray[np.int64],
+    weight: Floats,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Return threshold, precision and recall by recording of each species, where held out."""
+    """Return threshold, precision and recall by recording of each species, where held out.
+
+    Both in the mix that the thresholds were chosen for: there are more recordings of other birds
+    than a station hears of them.
+    """
     table: dict[str, dict[str, float | int | None]] = {}
     for i, label in enumerate(labels):
         if label.kind is not LabelKind.SPECIES:
             continue
         above, own = peaks[:, i] >= thresholds[i], target == i
-        right = int((above & own).sum())
+        right = weight[above & own].sum()
         table[label.scientific_name] = {
             "threshold": thresholds[i],
-            "precision": round(right / int(above.sum()), 3) if above.any() else None,
-            "recall": round(right / int(own.sum()), 3) if own.any() else None,
+            "precision": _share(right, weight[above].sum()),
+            "recall": _share(right, weight[own].sum()),
             "n": int(own.sum()),
         }
     return table
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(float(part / whole), 3) if whole else None
 
 
 def grid_of(fitted: Fitted) -> WindowGrid:
