@@ -1,10 +1,16 @@
-"""What `check` says of pictures: the queue, the pace, and who paints."""
+"""What `check` says of pictures: the golden one, the queue, the pace, and who paints."""
 
 from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
 
 from fieldstation.commands.context import Context
 from fieldstation.errors import MendableError
 from fieldstation.state import State
+
+if TYPE_CHECKING:
+    from fieldstation.bundle import Bundle
 
 
 class NotPainted(MendableError):
@@ -31,10 +37,32 @@ def check_pictures(context: Context, named: str | None, station_runs: bool) -> s
         return f"off ({why})"
     if not settings.log.enabled:
         return "a hub's queue (log.enabled = false)"
+    is_painted_here = bundle.generator is not None and settings.generation.worker
+    told = [_paint_golden(bundle, context)] if is_painted_here else []
     path = file_of(context.log_url())
     if path is not None and not path.exists():
-        return "none yet: the log is made at the first start"
-    return _look_into(context, station_runs and path is not None)
+        return "; ".join(("none yet: the log is made at the first start", *told))
+    return "; ".join((_look_into(context, station_runs and path is not None), *told))
+
+
+def _paint_golden(bundle: Bundle, context: Context) -> str:
+    """Paint the bundle's golden picture as a worker would here; return how it came out.
+
+    Raises:
+        MendableError: not at all, or it is another picture.
+    """
+    from fieldstation.generation.denoiser import OnnxDenoiser, PaintingError, check_generator
+    from fieldstation.generation.painter import Painter, check_picture
+
+    generation = context.settings.generation
+    denoiser = OnnxDenoiser(bundle, generation.provider, generation.threads)
+    check_generator(denoiser, bundle)
+    try:
+        similarity = check_picture(Painter(bundle, denoiser), bundle)
+    except PaintingError as error:
+        raise NotPainted(f"the golden picture is not painted: {error}") from error
+    near = "as it must be" if math.isinf(similarity) else f"within {similarity:.0f} dB"
+    return f"golden picture {near} on {denoiser.provider}"
 
 
 def _look_into(context: Context, must_be_painted: bool) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from fieldstation.bundle import Bundle
+from fieldstation.generation.golden import load_generator_golden, save_generator_golden
 from tests.commands.conftest import Run
+from tests.onnx_models import make_painting_bundle
 
 
 def lines(said: str) -> dict[str, str]:
@@ -48,6 +53,23 @@ def test_a_threshold_for_a_bird_that_the_bundle_does_not_know_is_told(
     said = lines(cli("check", "--bundle", tones.path, "--config", settings).stdout)
     assert "MEND" in said["bundle"]
     assert "'Dodo'" in said["bundle"]
+
+
+def test_the_golden_picture_is_painted_where_pictures_are(
+    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another than it must be is told before a station shows such; not where others paint."""
+    paints = make_painting_bundle(tmp_path / "paints")
+    said = lines(cli("check", "--bundle", paints.path).stdout)
+    assert " OK  none yet" in said["pictures"]
+    assert said["pictures"].endswith("; golden picture as it must be on CPUExecutionProvider")
+    golden = load_generator_golden(paints)
+    save_generator_golden(paints.path, replace(golden, picture=255 - golden.picture))
+    said = lines(cli("check", "--bundle", paints.path).stdout)
+    assert "MEND" in said["pictures"]
+    assert "the golden picture comes out" in said["pictures"]
+    monkeypatch.setenv("FIELDSTATION_GENERATION_WORKER", "false")
+    assert " OK " in lines(cli("check", "--bundle", paints.path).stdout)["pictures"]
 
 
 def test_a_damaged_file_is_shown_until_somebody_has_seen_it(
