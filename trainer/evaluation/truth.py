@@ -13,6 +13,7 @@ Without events.csv, rows of recordings.csv that have times are its events.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -106,20 +107,36 @@ def read_table(path: Path) -> list[Row]:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    lines = io.StringIO(_text(raw), newline=None).readlines()
     try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("cp1252", errors="replace")
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    try:
-        rows = [_tidy(row) for row in csv.DictReader(io.StringIO(text), delimiter=delimiter)]
+        rows = [_tidy(row) for row in csv.DictReader(lines, delimiter=_delimiter(lines))]
     except csv.Error as error:
         raise DataError(f"{path} is no table: {error}") from error
     if not rows or "file" not in rows[0]:
         columns = ", ".join(rows[0]) if rows else "no rows"
         raise DataError(f"{path} has no column 'file' or no rows; it has {columns}")
     return rows
+
+
+def _text(raw: bytes) -> str:
+    """Return a table's text, in whichever of the usual encodings it was saved."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16", errors="replace")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """Return what stands between the names of the columns, one of which is `file`."""
+    head = lines[0].lower() if lines else ""
+
+    def fit(delimiter: str) -> tuple[bool, int]:
+        names = [name.strip().strip('"') for name in head.split(delimiter)]
+        return "file" in names, len(names)
+
+    return max(",;\t", key=fit)
 
 
 def _refuse_nameless(path: Path, rows: Sequence[Row]) -> None:

@@ -35,10 +35,12 @@ def test_two_columns_are_enough(tmp_path: Path) -> None:
         "File\tScientific_Name\na.wav\tParus_major\n",
         "scientific_name,file,fold,odd\nParus major,a.wav,sealed\n",
         "file,species\na.wav,  Parus   major \n",
+        "file;species;notes, as, they, came\na.wav;Parus major;two, three\n",
+        'file,species,notes\ra.wav,Parus major,"two\rlines"\r',
     ],
 )
 def test_tables_of_other_hands_are_read(tmp_path: Path, text: str) -> None:
-    """Semicolons, tabs, capitals, a missing cell, a fold that is no number: the same recording."""
+    """Semicolons, tabs, capitals, old line ends, a fold that is no number: the same recording."""
     (recording,) = read_truth(folder_with(tmp_path, text)).recordings
     assert (recording.file, recording.scientific_name, recording.fold) == (
         "a.wav",
@@ -48,9 +50,11 @@ def test_tables_of_other_hands_are_read(tmp_path: Path, text: str) -> None:
 
 
 def test_letters_of_another_encoding_cost_nothing(tmp_path: Path) -> None:
-    """A recordist's name in cp1252 is read as it was meant."""
+    """A recordist's name in cp1252 or UTF-16 is read as it was meant."""
     text = "file,scientific_name,recordist\na.wav,Parus major,Jürgen\n"
     (tmp_path / "recordings.csv").write_bytes(text.encode("cp1252"))
+    assert read_truth(tmp_path).recordings[0].recordist == "Jürgen"
+    (tmp_path / "recordings.csv").write_bytes(text.encode("utf-16"))
     assert read_truth(tmp_path).recordings[0].recordist == "Jürgen"
 
 
