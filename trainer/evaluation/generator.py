@@ -302,7 +302,7 @@ def faithfulness(gallery: Gallery) -> dict[str, Any]:
     probe = probe_of(gallery)
     chance = np.random.default_rng((gallery.seed, 2))
     calls, painter = gallery.calls, gallery.painter
-    drawn = chance.permutation(np.resize(np.arange(len(calls.species)), gallery.counts.agreement))
+    drawn = np.resize(chance.permutation(len(calls.species)), gallery.counts.agreement)
     own = calls.species[drawn]
     seeds = [int(s) for s in chance.integers(2**53, size=len(drawn))]
     donors = donors_for(calls, own, chance)

@@ -157,6 +157,14 @@ def test_pictures_of_no_call_agree_by_chance_alone(images: ImageSet, tmp_path: P
     assert report["seed_distance"] > report["call_distance"] == 0.0
 
 
+def test_of_many_calls_any_are_asked_not_the_first(images: ImageSet, tmp_path: Path) -> None:
+    """Tables are sorted by species: who always paints the last one is right in a third."""
+    many = calls(n_each=40)
+    report = faithfulness(gallery(images, tmp_path, whom=lambda species, seed: 2, heard=many))
+    assert report["n_agreement"] < len(many.species)
+    assert report["agreement"] == pytest.approx(1 / 3, abs=0.12)
+
+
 def test_the_line_label_is_told_the_callers_species(images: ImageSet, tmp_path: Path) -> None:
     """Its vector instead of the call; swapped, the donor's."""
     deaf = replace(calls(), by_label=True, embedding=np.zeros((18, 512), np.float32))
