@@ -49,6 +49,9 @@ from trainer.generator.training import (
 )
 
 PRECISIONS = ("auto", "fp32", "bf16")
+PLAN = "plan.json"
+BEGUN_WITH = ("pretrain_images", "half_images", "learning_rate")
+"""What a training goes on with as it was begun, unless it is told otherwise; kept in `PLAN`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class GeneratorOrder:
     tiers: tuple[str, ...] | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    """Likewise"""
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -227,19 +231,20 @@ def plan_of(order: GeneratorOrder, profile: Profile) -> Plan:
     """Return how long an order trains; where it goes on, as its checkpoint was begun."""
     images_seen = order.images_seen or profile.images_seen
     shares = {"pretrain_images": profile.pretrain_share, "half_images": profile.half_share}
-    begun_with = {name: round(share * images_seen) for name, share in shares.items()}
-    kept = order.folder / "plan.json"
+    begun_with: dict[str, Any] = {"learning_rate": profile.learning_rate}
+    begun_with |= {name: round(share * images_seen) for name, share in shares.items()}
+    kept = order.folder / PLAN
     if order.resume and kept.is_file():
         # Of a training from before there were halves, none were.
         begun_with |= {"half_images": 0} | json.loads(kept.read_text(encoding="utf-8"))
-    asked = {name: getattr(order, name) for name in shares}
-    chosen = begun_with | {name: n for name, n in asked.items() if n is not None}
+    asked = {name: getattr(order, name) for name in BEGUN_WITH}
+    chosen = begun_with | {name: value for name, value in asked.items() if value is not None}
     return Plan(
         images_seen=images_seen,
         pretrain_images=chosen["pretrain_images"],
         half_images=chosen["half_images"],
         batch_size=order.batch_size or profile.batch_size,
-        learning_rate=order.learning_rate or profile.learning_rate,
+        learning_rate=chosen["learning_rate"],
         seed=order.seed,
         time_limit_s=order.time_limit_s,
         judge_every=order.judge_every or JUDGE_EVERY,
@@ -299,9 +304,8 @@ def start_or_resume(
         raise OrderError(
             f"{training.folder} holds a checkpoint: add --resume to go on, or give another --run"
         )
-    plan = training.plan
-    begun = {"pretrain_images": plan.pretrain_images, "half_images": plan.half_images}
-    (training.folder / "plan.json").write_text(json.dumps(begun) + "\n", "utf-8")
+    begun = {name: getattr(training.plan, name) for name in BEGUN_WITH}
+    (training.folder / PLAN).write_text(json.dumps(begun) + "\n", "utf-8")
     if exists:
         return load_checkpoint(training)
     if begin_from is None:

@@ -140,6 +140,13 @@ def test_licence_tiers_hold_for_what_was_packed(top: Path) -> None:
     assert heard_of == {"A"}
 
 
+def test_a_training_goes_on_at_the_rate_it_was_begun_with(top: Path) -> None:
+    """Whoever goes on only to export says nothing of it, and the card repeats what was trained."""
+    assert train(top, "--learning-rate", "5e-3", "--images-seen", "8", run="rate") == 0
+    assert train(top, "--resume", "--time-limit", "0", run="rate") == 0
+    assert json.loads((top / "rate" / "result.json").read_text())["learning_rate"] == 5e-3
+
+
 def judge(top: Path, *more: str) -> int:
     """Run the command line on the training."""
     arguments = ["--run", top / "run", "--packed", top / "packed", "--cache", top / "cache"]
