@@ -49,7 +49,9 @@ from trainer.generator.training import (
 )
 
 PRECISIONS = ("auto", "fp32", "bf16")
-PLAN = "plan.json"
+PLAN, RESULT = "plan.json", "result.json"
+OF_THE_LEG = ("precision", "finished_at", "device", "versions")
+"""What a result tells of where it was last trained"""
 BEGUN_WITH = ("pretrain_images", "half_images", "learning_rate")
 """What a training goes on with as it was begun, unless it is told otherwise; kept in `PLAN`"""
 
@@ -143,9 +145,12 @@ def fit_generator(order: GeneratorOrder) -> FittedGenerator:
         progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
         if order.compiles and (trouble := compile_network(training)):
             tqdm.write(f"the network cannot be compiled ({trouble}); going on without")
+        n_before = progress.step
         train(training, progress)
         result = describe_result(order, training, progress)
-        (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        if progress.step == n_before:
+            result |= told_before(order.folder)
+        (order.folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return FittedGenerator(training, progress, order, calls, result)
 
 
@@ -381,3 +386,12 @@ def describe_result(
         "skipped": dict(training.lessons.images.skipped),
         "history": progress.history,
     }
+
+
+def told_before(folder: Path) -> dict[str, Any]:
+    """Return where a training was done, as its last leg told: an export is none."""
+    try:
+        kept = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: kept[name] for name in OF_THE_LEG if name in kept}

@@ -21,7 +21,7 @@ from fieldstation.generation.sampling import Sampling
 from trainer.data.recordings import DataError
 from trainer.generator.bundling import Packaging, card_of, conditions_of, weights_of
 from trainer.generator.export import Exported
-from trainer.generator.fitting import FittedGenerator, GeneratorOrder, prepared
+from trainer.generator.fitting import RESULT, FittedGenerator, GeneratorOrder, prepared
 from trainer.generator.sheets import denoise_with, paint
 from trainer.generator.training import read_checkpoint
 
@@ -95,7 +95,7 @@ def result_of(folder: Path) -> dict[str, Any]:
         DataError: no generator was trained there, or not to the end of a leg.
     """
     try:
-        kept: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        kept: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder} holds no result.json that can be read: name the --run of a training "

@@ -147,6 +147,17 @@ def test_a_training_goes_on_at_the_rate_it_was_begun_with(top: Path) -> None:
     assert json.loads((top / "rate" / "result.json").read_text())["learning_rate"] == 5e-3
 
 
+def test_an_export_elsewhere_leaves_told_where_it_was_trained(top: Path) -> None:
+    """A leg of no step, at home, is no training; one of some is."""
+    assert train(top, "--images-seen", "8", run="lent") == 0
+    place = top / "lent" / "result.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"device": "a lent GPU"}))
+    assert train(top, "--resume", "--time-limit", "0", run="lent") == 0
+    assert json.loads(place.read_text())["device"] == "a lent GPU"
+    assert train(top, "--resume", "--images-seen", "24", run="lent") == 0
+    assert "CPU" in json.loads(place.read_text())["device"]
+
+
 def judge(top: Path, *more: str) -> int:
     """Run the command line on the training."""
     arguments = ["--run", top / "run", "--packed", top / "packed", "--cache", top / "cache"]
