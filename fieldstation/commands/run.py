@@ -338,7 +338,9 @@ def _waits_for_pictures(args: argparse.Namespace, context: Context, bundle: Bund
         raise RunError("--wait-images is for recordings, which end: it needs --source or --demo")
     if args.wait_images and reason:
         raise RunError(f"--wait-images, but no picture would come: {reason}")
-    return bool(args.wait_images or (args.demo and bundle.generator and not reason))
+    # Nobody else looks into a demo's log, which is its own.
+    comes = bundle.generator and not reason and context.settings.generation.worker
+    return bool(args.wait_images or (args.demo and comes))
 
 
 def _tell_pictures(state: QueueState, context: Context, waited_for: bool) -> int:

@@ -295,6 +295,16 @@ def test_pictures_that_will_never_come_are_not_waited_for(here: Run, tones: Bund
     assert "--wait-images, but no picture would come: tones paints none" in refused.stderr
 
 
+def test_a_demo_without_a_worker_waits_for_no_picture(
+    cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would for ever: whoever paints for this machine looks into another log."""
+    monkeypatch.setenv("FIELDSTATION_GENERATION_WORKER", "false")
+    ended = cli("run", "--demo")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "still to be painted: fieldstation worker --once --state" in ended.stdout
+
+
 def test_where_no_pictures_are_wanted_a_service_ends_well(
     here: Run, paints: Bundle, state: Path
 ) -> None:
