@@ -174,9 +174,11 @@ def material(order: GeneratorOrder) -> tuple[ImageSet, Calls, str]:
     """Return what is learnt from, and the id of the encoder that heard the calls.
 
     Raises:
-        OrderError: neither folders nor a packed one are named.
+        OrderError: neither folders nor a packed one are named, or both, or another encoder.
     """
     if order.packed is not None:
+        if order.data or order.images:
+            raise OrderError("--packed holds recordings and photographs: leave out the folders")
         packed = load_packed(order.packed, order.cache)
         if order.encoder:
             encoder_of(order, packed.encoder_id)  # needed for the bundle, after hours

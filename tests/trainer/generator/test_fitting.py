@@ -21,6 +21,7 @@ from trainer.generator.packing import pack
         ("", "nothing to learn from: name --data and --images, or --packed"),
         ("--data . --images .", "nothing hears the calls: name the bundle of an --encoder"),
         ("--packed .", "is no packed folder"),
+        ("--packed . --data .", "--packed holds recordings and photographs"),
         ("--profile fild", "profile is 'fild'; did you mean 'field'?"),
         ("--size hugo", "size is 'hugo'; one of nano, small, base"),
         ("--condition song", "condition is 'song'; one of embedding, label, mel"),
