@@ -24,7 +24,7 @@ HALF_FROM = 4096
 OUTPUTS = ("logits", "embedding", "mel")
 
 
-class ExportError(RuntimeError):
+class ExportError(ValueError):
     """The graph does not compute what the network computes."""
 
 

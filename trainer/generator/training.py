@@ -44,6 +44,10 @@ Judge = Callable[["Generator", "Progress"], Mapping[str, Any]]
 """What is measured now and then, of the average"""
 
 
+class Diverged(ValueError):
+    """The weights are no numbers any more: hours more would not mend them."""
+
+
 class Generator(nn.Module):
     """A denoiser with the vectors that it is told instead of a call."""
 
@@ -308,17 +312,26 @@ def report(training: Training, progress: Progress, n_images: int) -> None:
 
     Args:
         n_images: of the last step.
+
+    Raises:
+        Diverged: the loss is no number any more.
     """
     ended = progress.images_seen >= training.plan.images_seen
     every = training.plan.judge_every
     judging = ended or _passed(progress, n_images, every)
     if not judging and not _passed(progress, n_images, max(1, every // LINES_A_JUDGEMENT)):
         return
+    loss = float(progress.loss) / max(1, progress.n_losses)
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the loss is {loss:g} after {progress.images_seen} images: begin another --run "
+            f"at less than --learning-rate {training.plan.learning_rate:g}"
+        )
     line: dict[str, Any] = {
         "step": progress.step,
         "images_seen": progress.images_seen,
         "seconds": round(progress.seconds, 1),
-        "loss": float(progress.loss) / max(1, progress.n_losses),
+        "loss": loss,
         "group": group_at(training, progress.images_seen - 1),
         "is_half": training.plan.is_half_at(progress.images_seen - 1),
         "learning_rate": training.optimiser.param_groups[0]["lr"],

@@ -24,6 +24,7 @@ from trainer.generator.fitting import alone_in  # noqa: E402
 from trainer.generator.networks import UNet  # noqa: E402
 from trainer.generator.sheets import Look  # noqa: E402
 from trainer.generator.training import (  # noqa: E402
+    Diverged,
     Generator,
     Plan,
     Progress,
@@ -292,3 +293,12 @@ def test_measurements_may_be_as_close_as_steps(given: Lessons, tmp_path: Path) -
     """After each, where so many were asked for."""
     plan = replace(PLAN, images_seen=16, judge_every=1)
     assert len(train(training(given, tmp_path / "run", plan), Progress()).history) == 2
+
+
+def test_a_training_that_diverges_ends_at_its_next_line(given: Lessons, tmp_path: Path) -> None:
+    """With the mend; what is no number is not saved over what was."""
+    plan = replace(PLAN, images_seen=10**9, judge_every=160, learning_rate=1e30)
+    one = training(given, tmp_path / "run", plan)
+    with pytest.raises(Diverged, match=r"loss is \w+ after .* less than --learning-rate 1e\+30"):
+        train(one, Progress())
+    assert not one.checkpoint.exists()
