@@ -25,6 +25,11 @@ FOLDER_MODE, FILE_MODE = 0o750, 0o640
 STALE_US = 3_600 * US_PER_S
 """A temporary file of this age is left over from a power cut: none is written for so long"""
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+SLACK = 0.1
+"""More than the limit, at which a folder is taken for one that nobody else cleans"""
+LOOK_SHARE = 20
+"""It is looked through when a twentieth of its limit has come since"""
+_OURS = re.compile(r"\d{4}-\d\d-\d\d/[0-9a-f-]{36}-[0-9a-f]{16}-\d+\.png")
 _GENERATOR = re.compile(r"[0-9a-f]{16}")
 
 
@@ -131,6 +136,51 @@ class Gallery:
                 f"pictures in {self.folder}: {error.strerror or error}: make room, or give the "
                 "folder to this user"
             ) from error
+
+
+class LimitedGallery(Gallery):
+    """A folder that may lie where nobody else removes pictures: on another machine than the log.
+
+    The log's owner removes what is past its time, and tells the log. Where a tenth more has
+    gathered all the same, the oldest go; the log is not told, as the owner may have them still.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        super().__init__(folder)
+        self._max_bytes = max_bytes
+        self._n_new = max_bytes  # nobody has looked yet
+
+    def write(self, name: str, png: bytes) -> None:
+        """Write a picture in one step; look now and then whether others must go.
+
+        Raises:
+            GalleryError: the disk takes nothing.
+        """
+        super().write(name, png)
+        self._n_new += len(png)
+        if self._n_new * LOOK_SHARE > self._max_bytes:
+            self._n_new = 0
+            self._trim()
+
+    def _trim(self) -> None:
+        files = sorted(self._files())
+        total = sum(size for _, size, _ in files)
+        surplus = total - self._max_bytes if total > (1 + SLACK) * self._max_bytes else 0
+        for _, size, name in files:
+            if surplus <= 0:
+                return
+            with contextlib.suppress(GalleryError):
+                self.remove(name)
+                surplus -= size
+
+    def _files(self) -> Iterator[tuple[int, int, str]]:
+        """Yield when each picture was written, its bytes and its name; nothing that is not ours."""
+        for path in self.folder.glob("*/*.png"):
+            name = path.relative_to(self.folder).as_posix()
+            with contextlib.suppress(OSError):
+                if _OURS.fullmatch(name):
+                    told = path.stat()
+                    yield told.st_mtime_ns, told.st_size, name
 
 
 class _Gone(GalleryError):

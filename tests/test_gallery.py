@@ -11,7 +11,13 @@ from uuid import UUID
 import pytest
 
 from fieldstation.clock import SystemClock
-from fieldstation.gallery import Gallery, GalleryError, NoFolder, picture_name
+from fieldstation.gallery import (
+    Gallery,
+    GalleryError,
+    LimitedGallery,
+    NoFolder,
+    picture_name,
+)
 from fieldstation.records import Image
 from tests.store.conftest import full_disk
 from tests.store.examples import DAWN, image
@@ -51,6 +57,22 @@ def test_a_full_disk_leaves_no_half_picture(tmp_path: Path) -> None:
         gallery.write(NAME, b"x" * 1_000)
     assert list(tmp_path.rglob("*.*")) == []
     gallery.write(NAME, b"x" * 1_000)
+
+
+def test_a_folder_that_nobody_else_cleans_keeps_its_size(tmp_path: Path) -> None:
+    """The oldest go, some at a time; what a person has put there stays."""
+    gallery = LimitedGallery(tmp_path, max_bytes=1_000)
+    mine = tmp_path / "2026-05-01" / "holiday.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"x" * 5_000)
+    names = [picture_name(EVENT, "0123456789abcdef", n, DAWN, "Europe/Berlin") for n in range(30)]
+    for at, name in enumerate(names):
+        gallery.write(name, b"x" * 100)
+        os.utime(tmp_path / name, (at, at))
+    kept = [name for name in names if (tmp_path / name).exists()]
+    assert kept == names[-len(kept) :]
+    assert 10 <= len(kept) <= 11
+    assert mine.exists()
 
 
 @pytest.mark.parametrize("folder", ["a file", "a file/below", "x" * 300])

@@ -155,18 +155,22 @@ def _work(
     args: argparse.Namespace, context: Context, bundle: Bundle, slot: State, late_log: LateLog
 ) -> int:
     from fieldstation.clock import SystemClock
-    from fieldstation.gallery import Gallery, GalleryError
+    from fieldstation.gallery import GalleryError, LimitedGallery
     from fieldstation.generation.artist import display_of
     from fieldstation.generation.worker import Worker
     from fieldstation.mqtt.connection import Connection
     from fieldstation.mqtt.pictures import PicturePublisher
+    from fieldstation.pictures import BYTES_PER_MB
     from fieldstation.store.errors import AWAY
     from fieldstation.store.images import Images
     from fieldstation.store.jobs import Jobs
 
     clock, access = SystemClock(), _access(args, context)
     away = (*AWAY, GalleryError)
-    gallery = Gallery(Path(args.images) if args.images else context.state.images)
+    gallery = LimitedGallery(
+        Path(args.images) if args.images else context.state.images,
+        context.settings.generation.max_size_mb * BYTES_PER_MB,
+    )
     gallery.prepare()
     images = Images(lambda: late_log.opened().database, clock.wall)
     publisher = PicturePublisher(
