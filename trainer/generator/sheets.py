@@ -15,6 +15,7 @@ from torch import Tensor
 from fieldstation.generation.guidance import DenoiseWith
 from fieldstation.generation.noise import noises_for
 from fieldstation.generation.painter import to_pixels
+from fieldstation.generation.pictures import grid
 from fieldstation.generation.sampling import Sampling, sample
 from trainer.generator.course import Lessons, pixels_of, representative_rows
 from trainer.generator.diffusion import Denoiser, Edm
@@ -28,6 +29,8 @@ N_VALIDATION = 128
 N_A_SPECIES = 4
 N_SPECIES = 16
 SHEET_STEPS = 16
+GAP = 2
+"""Pixels between two pictures"""
 
 Pictures = NDArray[np.uint8]
 
@@ -46,7 +49,8 @@ class Look:
         """Measure on `val` and write a sheet of samples."""
         where = self.folder / "sheets" / f"{progress.images_seen:08d}.png"
         where.parent.mkdir(parents=True, exist_ok=True)
-        grid(self.samples(generator), 2 * N_A_SPECIES).save(where)
+        painted = [Image.fromarray(picture) for picture in self.samples(generator)]
+        grid(painted, 2 * N_A_SPECIES, GAP).save(where)
         return validate(generator, self.lessons, self.device, self.precision)
 
     def samples(self, generator: Generator) -> Pictures:
@@ -137,17 +141,6 @@ def validate(
     weights = Edm(sigma_data=0.5).weight(torch.tensor(SIGMAS)).tolist()
     scaled = [weight * error for weight, error in zip(weights, errors.values(), strict=True)]
     return {**errors, "val_loss": float(np.mean(scaled))}
-
-
-def grid(pictures: Pictures, n_columns: int) -> Image.Image:
-    """Return pictures side by side, row after row, with a white line between."""
-    side, gap = pictures.shape[1], 2
-    n_rows = -(-len(pictures) // n_columns)
-    sheet = Image.new("RGB", (n_columns * (side + gap), n_rows * (side + gap)), "white")
-    for at, picture in enumerate(pictures):
-        row, column = divmod(at, n_columns)
-        sheet.paste(Image.fromarray(picture), (column * (side + gap), row * (side + gap)))
-    return sheet
 
 
 def sheet_species(lessons: Lessons) -> list[int]:

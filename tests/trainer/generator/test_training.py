@@ -217,7 +217,7 @@ def test_a_look_is_a_sheet_and_the_errors_on_val(given: Lessons, tmp_path: Path)
     errors = [first[f"val_mse_{sigma:g}"] for sigma in (0.1, 0.3, 1.0, 3.0, 10.0)]
     assert errors == sorted(errors)
     with Image.open(tmp_path / "sheets" / "00000007.png") as sheet:
-        assert sheet.size == (8 * 66, 2 * 66)  # three species of four pictures, eight a row
+        assert sheet.size == (8 * 66 - 2, 2 * 66 - 2)  # three species of four pictures, eight a row
 
 
 def test_lines_after_the_checkpoint_are_written_again(given: Lessons, tmp_path: Path) -> None:
