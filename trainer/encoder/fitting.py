@@ -35,7 +35,6 @@ from trainer.data.windows import WindowGrid, WindowSet, all_windows
 from trainer.encoder.courses import Course, LabelCourse, MelCourse, mels_of
 from trainer.encoder.judging import Judged, activate, mean_by_recording, run_over, top1
 from trainer.encoder.mels import load_mels
-from trainer.encoder.memory import Memory
 from trainer.encoder.mixtures import Mixer, Sound
 from trainer.encoder.patient import Answers, PatientCourse, Places
 from trainer.encoder.profiles import (
@@ -64,8 +63,6 @@ from trainer.encoder.training import (
 
 EVER_HEARD = -1.0
 """Logit that a name must reach somewhere for the student to be asked about it"""
-LEAST_RECALLED = 4_096
-"""Mixtures that must be remembered before any is learnt from again"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,8 +273,6 @@ def patient_course(
         head_weight=recipe.head_weight,
         device=device,
         is_bf16=is_bf16,
-        n_recalled=recipe.n_recalled,
-        memory=Memory(recipe.n_remembered, at_least=LEAST_RECALLED),
     )
 
 

@@ -6,7 +6,7 @@ about 8,500 fixed windows are learnt by heart; a teacher on the same GPU answers
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.encoder.field import FieldEncoder
-from trainer.encoder.memory import Heard, Memory
 from trainer.encoder.mixtures import STRETCHES, Mixer, between, heard_at
 from trainer.encoder.paper import middle_frames
 
@@ -57,9 +56,10 @@ class Answers:
         wanted = (embedding - self.centre) / self.spread
         return (guess - wanted).square().mean()
 
-    def disagreement(self, guess: Tensor, wanted: Tensor) -> Tensor:
+    def disagreement(self, guess: Tensor, logits: Tensor) -> Tensor:
         """Return the cross-entropy of what the teacher's own head makes of the guess."""
         said = (guess * self.spread + self.centre) @ self.head_weight + self.head_offset
+        wanted = logits[:, self.heard].sigmoid()
         entropy = nn.functional.binary_cross_entropy_with_logits(said, wanted, reduction="sum")
         return entropy / len(guess)
 
@@ -95,10 +95,6 @@ class PatientCourse:
     device: torch.device
     is_bf16: bool = False
     """Whether the student computes in bfloat16"""
-    n_recalled: int = 0
-    """Batches learnt from again for each that the teacher hears; a training that is resumed then
-    remembers none, and sees others than an unbroken one"""
-    memory: Memory = field(default_factory=lambda: Memory(1))
 
     def epoch(self, chance: np.random.Generator) -> Ints:
         """Return windows drawn by weight."""
@@ -108,32 +104,23 @@ class PatientCourse:
     def loss(self, network: nn.Module, batch: Ints, chance: np.random.Generator) -> Tensor:
         """Return the distance to the teacher's probabilities, embedding and logits."""
         assert isinstance(network, FieldEncoder)
-        heard = self.heard(network, batch, chance)
+        mel, target, logits, embedding = self.prepared(network, batch, chance)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
-            features = network.features_of(network.last_map(heard.mel))
+            features = network.features_of(network.last_map(mel))
             said, guess = network.logits_of(features), network.teacher_view(features)
-        target = heard.target
         loss = (
             nn.functional.binary_cross_entropy_with_logits(said.float(), target) * target.shape[1]
         )
-        loss = loss + self.embedding_weight * self.answers.distance(guess.float(), heard.embedding)
+        loss = loss + self.embedding_weight * self.answers.distance(guess.float(), embedding)
         if self.head_weight:
-            loss = loss + self.head_weight * self.answers.disagreement(guess.float(), heard.wanted)
+            loss = loss + self.head_weight * self.answers.disagreement(guess.float(), logits)
         return loss
 
-    def heard(self, network: FieldEncoder, batch: Ints, chance: np.random.Generator) -> Heard:
-        """Return a batch that the teacher hears, or as many mixtures that it heard before."""
-        if not self.n_recalled:
-            return self.prepared(network, batch, chance)
-        if self.memory.is_ready and chance.random() * (1 + self.n_recalled) >= 1:
-            return self.memory.recall(len(batch), chance)
-        heard = self.prepared(network, batch, chance)
-        self.memory.keep(heard)
-        return heard
-
     @torch.no_grad()
-    def prepared(self, network: FieldEncoder, batch: Ints, chance: np.random.Generator) -> Heard:
-        """Return mixed windows, and what the teacher says of them."""
+    def prepared(
+        self, network: FieldEncoder, batch: Ints, chance: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return log-mels, targets, and the teacher's logits and embeddings, of mixed windows."""
         how, sound = self.mixer.how, self.mixer.sound
         dice = torch.Generator(self.device).manual_seed(int(chance.integers(2**62)))
         n_in = int(chance.choice(STRETCHES))
@@ -145,7 +132,7 @@ class PatientCourse:
         gain = 10 ** (between(*how.gain_db, len(batch), dice, target) / 20)
         waveform = heard_at(spectrum, sound.n_samples, sound.n_samples) * gain[:, None]
         mel = middle_frames(network.log_mel(waveform), self.n_frames)
-        return Heard(mel, target, logits[:, self.answers.heard].sigmoid(), embedding)
+        return mel, target, logits, embedding
 
     def mixture(
         self, batch: Ints, n_in: int, chance: np.random.Generator, dice: torch.Generator

@@ -44,10 +44,6 @@ class MelRecipe:
     """Of waveforms, where the teacher is patient"""
     head_weight: float = 0.1
     """Of the disagreement about all names that a patient teacher ever heard"""
-    n_recalled: int = 0
-    """Batches learnt from again for each that a patient teacher hears"""
-    n_remembered: int = 65_536
-    """Mixtures to recall from"""
 
 
 @dataclass(frozen=True, slots=True)

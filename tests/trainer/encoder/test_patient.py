@@ -14,7 +14,6 @@ from tests.trainer.recordings import RATE, tone  # noqa: E402
 from trainer.data.corpus import Sources  # noqa: E402
 from trainer.encoder.field import N_FRAMES, FieldEncoder  # noqa: E402
 from trainer.encoder.fitting import EncoderOrder, OrderError, fit_encoder  # noqa: E402
-from trainer.encoder.memory import Heard, Memory, parts  # noqa: E402
 from trainer.encoder.mixtures import DEFAULT_MIXING, Mixer, Sound  # noqa: E402
 from trainer.encoder.patient import Answers, PatientCourse, Places  # noqa: E402
 from trainer.encoder.profiles import PROFILES  # noqa: E402
@@ -84,7 +83,7 @@ def network() -> FieldEncoder:
     return built
 
 
-def prepared(of: PatientCourse, rows: list[int], seed: int = 0) -> Heard:
+def prepared(of: PatientCourse, rows: list[int], seed: int = 0) -> tuple[torch.Tensor, ...]:
     """Return what a batch is made into."""
     return of.prepared(network(), np.array(rows), np.random.default_rng(seed))
 
@@ -92,7 +91,7 @@ def prepared(of: PatientCourse, rows: list[int], seed: int = 0) -> Heard:
 def test_teacher_and_student_hear_the_same_three_seconds() -> None:
     """Each at its own rate; the student at any level."""
     teacher = Pitch()
-    mel = prepared(course(teacher=teacher), [LOW, HIGH]).mel
+    mel, _, _, _ = prepared(course(teacher=teacher), [LOW, HIGH])
     assert teacher.given[0].shape == (2, 144_000)
     assert mel.shape == (2, 96, N_FRAMES)
     low, high = mel.mean(dim=2).argmax(dim=1).tolist()
@@ -101,7 +100,7 @@ def test_teacher_and_student_hear_the_same_three_seconds() -> None:
 
 def test_label_and_answer_are_both_believed() -> None:
     """What either is sure of is taught; what the teacher hears in background is not."""
-    target = prepared(course(), [LOW, HIGH, HUM]).target
+    _, target, _, _ = prepared(course(), [LOW, HIGH, HUM])
     sure = float(torch.tensor(4.0).sigmoid())
     assert target[LOW, 0] == pytest.approx(sure, abs=0.01)
     assert target[HIGH, 1] == pytest.approx(sure, abs=0.01)
@@ -111,7 +110,7 @@ def test_label_and_answer_are_both_believed() -> None:
 def test_background_with_a_bird_on_top_is_background_no_more() -> None:
     """A second window mixed in brings its label and the teacher's answer."""
     always = replace(STILL, mix_share=1.0)
-    target = prepared(course(always), [HUM, HIGH] * 4).target
+    _, target, _, _ = prepared(course(always), [HUM, HIGH] * 4)
     assert (target[::2, 1] > 0.5).any()
 
 
@@ -120,8 +119,8 @@ def test_the_same_chance_makes_the_same_batch() -> None:
     first = prepared(course(DEFAULT_MIXING), [LOW, HIGH, HUM])
     again = prepared(course(DEFAULT_MIXING), [LOW, HIGH, HUM])
     other = prepared(course(DEFAULT_MIXING), [LOW, HIGH, HUM], seed=1)
-    assert all(torch.equal(one, two) for one, two in zip(parts(first), parts(again), strict=True))
-    assert not torch.equal(first.mel, other.mel)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
 
 
 def test_a_student_comes_to_agree() -> None:
@@ -138,34 +137,6 @@ def test_a_student_comes_to_agree() -> None:
         losses.append(float(loss.detach()))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-2:]) < 0.8 * losses[0]
-
-
-def test_what_a_teacher_said_is_learnt_from_again() -> None:
-    """It hears about one batch in four, and not fewer before there is enough to recall."""
-    teacher, student = Pitch(), network()
-    of = replace(course(teacher=teacher), n_recalled=3, memory=Memory(32, at_least=9))
-    for step in range(40):
-        of.loss(student, np.array([LOW, HIGH, HUM]), np.random.default_rng(step))
-        if step < 3:
-            assert len(teacher.given) == step + 1
-    assert 5 <= len(teacher.given) <= 18
-
-
-def test_a_memory_gives_back_what_it_kept_and_forgets_the_oldest() -> None:
-    """To half precision, and every row whole."""
-    memory = Memory(4)
-    with pytest.raises(ValueError, match="nothing is remembered"):
-        memory.recall(1, np.random.default_rng(0))
-    for first in (0, 3):
-        numbers = torch.arange(first, first + 3).float()
-        memory.keep(Heard(numbers[:, None, None].expand(3, 2, 5), *[numbers[:, None]] * 3))
-    assert len(memory) == 4
-    recalled = memory.recall(60, np.random.default_rng(0))
-    assert set(recalled.target[:, 0].tolist()) == {2.0, 3.0, 4.0, 5.0}
-    assert recalled.mel.shape == (60, 2, 5)
-    assert recalled.mel.dtype == torch.float32
-    torch.testing.assert_close(recalled.mel[:, 1, 4], recalled.embedding[:, 0])
-    torch.testing.assert_close(recalled.target, recalled.wanted)
 
 
 @pytest.mark.parametrize(("profile", "said"), [("field", "FILE.onnx"), ("paper", "use field")])
