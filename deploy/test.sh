@@ -40,4 +40,5 @@ ruff format --check --quiet || fail "not formatted: run 'ruff format'"
 say "mypy"
 mypy
 say "pytest $*"
-pytest "$@"
+# By two processes: many tests wait for something, and some of them for seconds to pass.
+pytest --numprocesses auto --maxprocesses 2 --dist loadgroup "$@"

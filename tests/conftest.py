@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,18 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # How long a draw takes says how busy the machine is, and nothing about us.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+TESTS = Path(__file__).parent
+ONE_BY_ONE = (TESTS / "faults", TESTS / "system")
+"""What these do to a sound server, to systemd or to a disk, and when, is of the whole machine"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, in one of several processes, what must not run beside its like."""
+    for item in items:
+        if not set(ONE_BY_ONE).isdisjoint(item.path.parents):
+            item.add_marker(pytest.mark.xdist_group("machine"))
 
 
 @pytest.fixture(autouse=True, scope="session")
