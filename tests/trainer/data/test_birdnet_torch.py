@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 onnx = pytest.importorskip("onnx", reason="needs the extra 'train'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'cpu'")
 
+from trainer.data.birdnet_openvino import SPECTROGRAMS  # noqa: E402
 from trainer.data.birdnet_torch import (  # noqa: E402
     EMBEDDING_OUTPUT,
     OPERATORS,
@@ -64,8 +65,8 @@ def nodes() -> list[Any]:
         node("Mul", ["bands", "bands"], ["power"]),
         node("Pow", ["power", "half"], ["compressed"]),
         node("Transpose", ["compressed"], ["turned"], perm=[0, 2, 1]),
-        node("Unsqueeze", ["turned", "axis3"], ["channel_last"]),
-        node("Transpose", ["channel_last"], ["map"], perm=[0, 3, 2, 1]),
+        node("Unsqueeze", ["turned", "axis3"], [SPECTROGRAMS]),
+        node("Transpose", [SPECTROGRAMS], ["map"], perm=[0, 3, 2, 1]),
         node("Conv", ["map", "stem", "stem_offset"], ["stemmed"], auto_pad="SAME_UPPER",
              strides=[1, 2]),
         node("Relu", ["stemmed"], ["lit"]),
