@@ -17,6 +17,7 @@ from typing import Any
 from fieldstation.bundle import Bundle, BundleError, load_bundle
 from trainer.data.images import read_photographs
 from trainer.data.recordings import DataError, content_hash, file_hash, read_recordings
+from trainer.data.teacher import identity_of
 from trainer.encoder.bundling import bundle_encoder
 from trainer.encoder.fitting import EncoderOrder, fit_encoder
 from trainer.encoder.held_out import calibrate
@@ -68,7 +69,7 @@ def encoder_step(order: WholeOrder) -> Bundle:
         "fold": wanted.fold,
         "labels": wanted.labels,
         "seed": wanted.seed,
-        "teacher": str(wanted.teacher or ""),
+        "teacher": identity_of(wanted.teacher) if wanted.teacher else "",
         "precision": order.precision,
     }
     folder = order.folder / f"encoder-{digest(settings)}"

