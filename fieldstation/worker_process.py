@@ -109,7 +109,9 @@ class WorkerProcess:
             text=True,
             errors="replace",
             env={**environment, **ONE_THREAD, **self._command.environment},
-            start_new_session=True,  # Ctrl-C is for us; we stop it
+            # Ctrl-C is for us; we stop it. Not a session of its own: the kernel shares the processor
+            # out between sessions first, whatever their priorities (sched(7), autogroup).
+            process_group=0,
             preexec_fn=die_with_parent(),
         )
 
