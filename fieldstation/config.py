@@ -303,6 +303,11 @@ class GenerationSettings:
     worker: bool = setting(
         True, "At a terminal `run` starts the worker too; a service has a unit for it"
     )
+    runtime: str = setting(
+        "onnxruntime",
+        "What computes them; torch is not installed with the station",
+        choices=("onnxruntime", "torch"),
+    )
     provider: str = setting("auto", "Where it paints", choices=("auto", "cpu", "cuda"))
     threads: int = setting(1, "Threads of the generator on a CPU", low=1, high=64)
     keep_days: int = setting(30, "Days for which an event can be painted again", low=1, high=36_500)

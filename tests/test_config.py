@@ -47,6 +47,7 @@ def test_a_file_is_laid_over_the_defaults_and_the_environment_over_the_file(tmp_
         ("[model]\nthreads = '2'", r"model\.threads is '2'; .*whole number"),
         ("[model]\nthreads = true", r"model\.threads is True"),
         ("[events]\nmax_event_s = nan", r"events\.max_event_s is nan"),
+        ("[generation]\nruntime = 'jax'", r"runtime is 'jax'; one of onnxruntime, torch"),
         ("[model]\nprovider = 'gpu'", r"model\.provider is 'gpu'; one of auto, cpu, cuda"),
         ("[model]\nthresholds = {a = 2}", r"'a' is 2; a probability"),
         ("[schedule]\nbackup_at = '25:00'", r"'25:00': not a time of day"),

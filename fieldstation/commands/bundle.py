@@ -182,13 +182,15 @@ def _show_generator(card: GeneratorCard) -> None:
 def _use(args: argparse.Namespace, context: Context) -> None:
     from fieldstation.analysis.classifier import Classifier, check_golden
     from fieldstation.bundle import find_bundle, load_bundle
-    from fieldstation.generation.denoiser import OnnxDenoiser, check_generator
+    from fieldstation.generation.denoiser import check_generator
+    from fieldstation.generation.runtimes import open_denoiser
 
     path = find_bundle(args.name, context.state.folder)
     bundle = load_bundle(path)
     check_golden(Classifier(bundle, context.settings.model.provider), bundle)
     if bundle.generator:
-        check_generator(OnnxDenoiser(bundle, context.settings.generation.provider), bundle)
+        generation = context.settings.generation
+        check_generator(open_denoiser(bundle, generation.runtime, generation.provider), bundle)
     context.state.prepare()
     context.state.choose_bundle(_lasting_name(args.name, path, context))
     print(f"{bundle.name} is in use from the next start on ({path})")

@@ -51,11 +51,12 @@ def _paint_golden(bundle: Bundle, context: Context) -> str:
     Raises:
         MendableError: not at all, or it is another picture.
     """
-    from fieldstation.generation.denoiser import OnnxDenoiser, PaintingError, check_generator
+    from fieldstation.generation.denoiser import PaintingError, check_generator
     from fieldstation.generation.painter import Painter, check_picture
+    from fieldstation.generation.runtimes import open_denoiser
 
     generation = context.settings.generation
-    denoiser = OnnxDenoiser(bundle, generation.provider, generation.threads)
+    denoiser = open_denoiser(bundle, generation.runtime, generation.provider, generation.threads)
     check_generator(denoiser, bundle)
     try:
         similarity = check_picture(Painter(bundle, denoiser), bundle)

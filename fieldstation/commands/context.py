@@ -52,6 +52,15 @@ def add_context_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --runtime, for a command that paints."""
+    parser.add_argument(
+        "--runtime",
+        metavar="onnxruntime|torch",
+        help="what computes the pictures, over the settings' (generation.runtime)",
+    )
+
+
 def load_context(args: argparse.Namespace, say: bool = True) -> Context:
     """Find the state folder and read the settings; say on stderr which folder it is.
 
@@ -81,4 +90,16 @@ def with_database(context: Context, url: str | None) -> Context:
     if url is None:
         return context
     settings = with_option(context.settings, "--database", "log.database", url)
+    return replace(context, settings=settings)
+
+
+def with_runtime(context: Context, name: str | None) -> Context:
+    """Return the context with another runtime for pictures, where one is named.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name is None:
+        return context
+    settings = with_option(context.settings, "--runtime", "generation.runtime", name)
     return replace(context, settings=settings)

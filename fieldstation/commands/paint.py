@@ -18,8 +18,10 @@ from uuid import UUID
 from fieldstation.commands.context import (
     Context,
     add_context_arguments,
+    add_runtime_argument,
     load_context,
     with_database,
+    with_runtime,
 )
 from fieldstation.errors import MendableError, PassingError
 from fieldstation.words import counted
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="of the sampler")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
     parser.add_argument("--bundle", metavar="NAME|FOLDER", help="model, over the settings'")
+    add_runtime_argument(parser)
     parser.add_argument(
         "--database", metavar="URL", help="a log elsewhere; default: this station's"
     )
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """Paint."""
     from fieldstation.bundle import find_bundle, load_bundle
 
-    context = with_database(load_context(args), args.database)
+    context = with_runtime(with_database(load_context(args), args.database), args.runtime)
     _check_output(args.output)
     bundle = load_bundle(find_bundle(args.bundle or context.bundle_name(), context.state.folder))
     painter = _open_painter(bundle, context)
@@ -153,11 +156,13 @@ def paint_sheet(
 
 
 def _open_painter(bundle: Bundle, context: Context) -> Painter:
-    from fieldstation.generation.denoiser import OnnxDenoiser, check_generator
+    from fieldstation.generation.denoiser import check_generator
     from fieldstation.generation.painter import Painter
+    from fieldstation.generation.runtimes import open_denoiser
 
+    generation = context.settings.generation
     n_threads = min(MOST_THREADS, os.cpu_count() or 1)
-    denoiser = OnnxDenoiser(bundle, context.settings.generation.provider, n_threads)
+    denoiser = open_denoiser(bundle, generation.runtime, generation.provider, n_threads)
     check_generator(denoiser, bundle)
     return Painter(bundle, denoiser)
 

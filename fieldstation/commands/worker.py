@@ -18,8 +18,10 @@ from fieldstation.commands.broker_access import access_of, add_broker_arguments
 from fieldstation.commands.context import (
     Context,
     add_context_arguments,
+    add_runtime_argument,
     load_context,
     with_database,
+    with_runtime,
 )
 from fieldstation.errors import MendableError, redacted
 from fieldstation.memory import give_back_freed_memory
@@ -55,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     parser.add_argument("--database", metavar="URL", help="log, over the settings'")
     parser.add_argument("--bundle", metavar="NAME|FOLDER", help="model, over the settings'")
+    add_runtime_argument(parser)
     parser.add_argument(
         "--images", metavar="FOLDER", help="where pictures go; default: images in the state folder"
     )
@@ -77,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     give_way()
     give_back_freed_memory()
     take_logging()
-    context = with_database(load_context(args), args.database)
+    context = with_runtime(with_database(load_context(args), args.database), args.runtime)
     bundle = load_bundle(find_bundle(args.bundle or context.bundle_name(), context.state.folder))
     if reason := _why_not(context, bundle):
         return _leave_unwanted(reason, args.if_wanted)
@@ -256,11 +259,14 @@ def _access(args: argparse.Namespace, context: Context) -> Callable[[], Access]:
 def _opener(context: Context, bundle: Bundle) -> Callable[[bool], Artist]:
     """Return what opens the generator; True: on the CPU, whatever the settings say."""
     from fieldstation.generation.artist import Artist
+    from fieldstation.generation.runtimes import open_denoiser
 
     generation = context.settings.generation
 
     def open_artist(on_cpu: bool) -> Artist:
-        return Artist(bundle, "cpu" if on_cpu else generation.provider, generation.threads)
+        provider = "cpu" if on_cpu else generation.provider
+        denoiser = open_denoiser(bundle, generation.runtime, provider, generation.threads)
+        return Artist(bundle, denoiser)
 
     return open_artist
 

@@ -12,7 +12,7 @@ from PIL import Image as PngImage
 
 from fieldstation.bundle import Bundle
 from fieldstation.generation.conditions import Call
-from fieldstation.generation.denoiser import OnnxDenoiser, check_generator
+from fieldstation.generation.denoiser import Denoiser, check_generator
 from fieldstation.generation.incoming import read_picture
 from fieldstation.generation.noise import seed_of
 from fieldstation.generation.painter import Painter
@@ -40,19 +40,15 @@ class Painted:
 class Artist:
     """A bundle's generator, painting jobs."""
 
-    def __init__(self, bundle: Bundle, provider: str = "auto", n_threads: int = 1) -> None:
-        """Open the generator and check it against its golden input.
-
-        Args:
-            provider: `cpu`, `cuda`, or `auto`.
-            n_threads: on the CPU.
+    def __init__(self, bundle: Bundle, denoiser: Denoiser) -> None:
+        """Check the generator against its golden input.
 
         Raises:
             MendableError: the bundle does not paint, or not as it should.
         """
         self._bundle = bundle
-        self._denoiser = OnnxDenoiser(bundle, provider, n_threads)
-        self._painter = Painter(bundle, self._denoiser)
+        self._denoiser = denoiser
+        self._painter = Painter(bundle, denoiser)
         self.check()
 
     @property

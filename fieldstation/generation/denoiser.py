@@ -1,8 +1,9 @@
-"""Runs a bundle's denoiser on onnxruntime; torch is not needed."""
+"""What a denoiser is, and a bundle's on onnxruntime; torch is not needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +12,16 @@ from numpy.typing import NDArray
 from fieldstation.bundle import Bundle, BundleError
 from fieldstation.generation.conditions import CONDITION, card_of
 from fieldstation.generation.golden import load_generator_golden
+from fieldstation.generator_card import GeneratorCard
 from fieldstation.onnx_session import CPU, fits, one_line, open_session, runtime_errors
 
 Floats = NDArray[np.float32]
+Ends = Mapping[str, Sequence[Any]]
+"""The shapes of a graph's inputs or outputs of float32; an open dimension is no number"""
+
+TORCH_CPU, TORCH_CUDA = "torch-cpu", "torch-cuda"
+ON_CPU = (CPU, TORCH_CPU)
+"""The providers that need no GPU"""
 
 
 class PaintingError(Exception):
@@ -28,21 +36,28 @@ class Denoiser(Protocol):
         """Return what really runs it, such as `CPUExecutionProvider`."""
         ...
 
-    def __call__(self, x: Floats, sigma: float, condition: Floats) -> Floats:
+    def run(self, x: Floats, sigma: Floats, condition: Floats) -> Floats:
         """Return the pictures beneath the noise.
 
         Args:
             x: float32 [n, 3, side, side], pictures in -1..1 plus noise.
-            sigma: the noise's standard deviation.
+            sigma: float32 [n], the standard deviation of each one's noise.
             condition: float32 [n, 512].
 
         Returns:
             float32 [n, 3, side, side].
+
+        Raises:
+            PaintingError: it failed, or gave another shape.
         """
         ...
 
+    def __call__(self, x: Floats, sigma: float, condition: Floats) -> Floats:
+        """Return the pictures beneath noise that is the same for all; see `run`."""
+        return self.run(x, np.full(len(x), sigma, np.float32), condition)
 
-class OnnxDenoiser:
+
+class OnnxDenoiser(Denoiser):
     """A bundle's denoiser.onnx, opened and checked against its card."""
 
     def __init__(self, bundle: Bundle, provider: str = "auto", n_threads: int = 1) -> None:
@@ -57,13 +72,11 @@ class OnnxDenoiser:
             ProviderMissing: onnxruntime is not installed, or CUDA was asked for and does not run.
             BundleError: there is no generator, or its graph is damaged or not what the card says.
         """
-        side = card_of(bundle).image_size
+        card = card_of(bundle)
         self._path = bundle.denoiser_path
         self._session = open_session(self._path, provider, n_threads, "generation.provider")
-        picture = (None, 3, side, side)
-        inputs = {"x": picture, "sigma": (None,), "condition": (None, CONDITION)}
-        self._check("input", self._session.get_inputs(), inputs)
-        self._check("output", self._session.get_outputs(), {"denoised": picture})
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        check_ends(self._path, card, _ends(inputs), _ends(outputs))
 
     @property
     def provider(self) -> str:
@@ -71,16 +84,8 @@ class OnnxDenoiser:
         # asked every time: after a fault of the GPU onnxruntime goes on with the CPU
         return str(self._session.get_providers()[0])
 
-    def __call__(self, x: Floats, sigma: float, condition: Floats) -> Floats:
-        """Return the pictures beneath the noise (see `Denoiser`).
-
-        Raises:
-            PaintingError: onnxruntime failed, or the graph gave another shape.
-        """
-        return self.run(x, np.full(len(x), sigma, np.float32), condition)
-
     def run(self, x: Floats, sigma: Floats, condition: Floats) -> Floats:
-        """Return the pictures beneath the noise, each of its own level, sigma float32 [n].
+        """Return the pictures beneath the noise (see `Denoiser`).
 
         Raises:
             PaintingError: onnxruntime failed, or the graph gave another shape.
@@ -94,21 +99,35 @@ class OnnxDenoiser:
             raise PaintingError(f"{self._path} made {list(denoised.shape)} of {list(x.shape)}")
         return denoised
 
-    def _check(
-        self, kind: str, nodes: Sequence[Any], wanted: dict[str, tuple[int | None, ...]]
-    ) -> None:
-        shapes = {node.name: node.shape for node in nodes if node.type == "tensor(float)"}
-        for name, shape in wanted.items():
-            if not fits(shapes.get(name, ()), shape):
-                found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-                expected = ["batch", *shape[1:]]
-                raise BundleError(
-                    f"{self._path} has the {kind}s {found}; must have {name} {expected}, float32: "
-                    "export it again"
-                )
+
+def _ends(nodes: Sequence[Any]) -> Ends:
+    return {node.name: node.shape for node in nodes if node.type == "tensor(float)"}
 
 
-def check_generator(denoiser: OnnxDenoiser, bundle: Bundle) -> float:
+def check_ends(path: Path, card: GeneratorCard, inputs: Ends, outputs: Ends) -> None:
+    """See that a graph is asked, and answers, as its card says.
+
+    Raises:
+        BundleError: it is not.
+    """
+    picture = (None, 3, card.image_size, card.image_size)
+    wanted = {"x": picture, "sigma": (None,), "condition": (None, CONDITION)}
+    _check(path, "input", inputs, wanted)
+    _check(path, "output", outputs, {"denoised": picture})
+
+
+def _check(path: Path, kind: str, ends: Ends, wanted: Mapping[str, tuple[int | None, ...]]) -> None:
+    for name, shape in wanted.items():
+        if not fits(ends.get(name, ()), shape):
+            found = ", ".join(f"{name} {list(shape)}" for name, shape in ends.items())
+            expected = ["batch", *shape[1:]]
+            raise BundleError(
+                f"{path} has the {kind}s {found}; must have {name} {expected}, float32: "
+                "export it again"
+            )
+
+
+def check_generator(denoiser: Denoiser, bundle: Bundle) -> float:
     """Run the generator's golden input; return the largest |Δdenoised| from what it must give.
 
     Raises:
@@ -126,6 +145,6 @@ def check_generator(denoiser: OnnxDenoiser, bundle: Bundle) -> float:
         raise BundleError(
             f"{bundle.path}: the generator's golden check is off by {difference:.3g} on "
             f"{denoiser.provider}; at most {tolerance:.3g}: fetch the bundle again, or set "
-            "generation.provider to another"
+            "generation.provider or generation.runtime to another"
         )
     return difference

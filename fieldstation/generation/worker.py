@@ -22,8 +22,8 @@ from typing import Any, Protocol, TypeVar
 from fieldstation.errors import PassingError
 from fieldstation.generation.artist import Painted
 from fieldstation.generation.conditions import Unpaintable
+from fieldstation.generation.denoiser import ON_CPU
 from fieldstation.generation.low_priority import compute_when_idle
-from fieldstation.onnx_session import CPU
 from fieldstation.records import Image, Job
 
 log = logging.getLogger(__name__)
@@ -166,11 +166,11 @@ class Worker:
         self._on_painted = on_painted
         self._poll_s = poll_s
         self._hangs_s = hangs_s
-        # onnxruntime's own threads inherit the priority of the one that opens the session.
+        # The runtime's own threads inherit the priority of the one that opens the session.
         self._hand = ThreadPoolExecutor(1, "painting", initializer=compute_when_idle)
         self._work: Future[Any] = self._hand.submit(open_artist, False)
         self._artist: Artist = self._work.result()
-        self._on_cpu = self._artist.provider == CPU
+        self._on_cpu = self._artist.provider in ON_CPU
         self._at_once = 1
         self._claim_is_open = False
         self._state = WorkerState(provider=self._artist.provider)

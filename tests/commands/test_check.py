@@ -72,6 +72,18 @@ def test_the_golden_picture_is_painted_where_pictures_are(
     assert " OK " in lines(cli("check", "--bundle", paints.path).stdout)["pictures"]
 
 
+def test_the_runtime_that_painted_the_golden_picture_is_named(
+    here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch where the settings ask for it."""
+    torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+    monkeypatch.setenv("FIELDSTATION_GENERATION_RUNTIME", "torch")
+    paints = make_painting_bundle(tmp_path / "paints")
+    said = lines(here("check", "--bundle", paints.path).stdout)
+    ran = "torch-cuda" if torch.cuda.is_available() else "torch-cpu"
+    assert said["pictures"].endswith(f" on {ran}")
+
+
 def test_a_damaged_file_is_shown_until_somebody_has_seen_it(
     cli: Run, tones: Bundle, state: Path
 ) -> None:

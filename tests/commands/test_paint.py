@@ -360,6 +360,21 @@ def test_a_bundle_without_embedding_paints_from_the_name(
     assert texts(tmp_path / "sheet.png")["condition"] == "species"
 
 
+def test_torch_paints_the_same_picture(paint: Paint, sounds: Path, tmp_path: Path) -> None:
+    """By its seed; the line says what ran, and one that is not known is refused."""
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    seed = (sounds / "great_tit.flac", "--seeds", 1)
+    assert paint(*seed).code == 0
+    first = np.asarray(Image.open(tmp_path / "sheet.png"), np.int16)
+    told = paint(*seed, "--runtime", "torch")
+    assert (told.code, " on torch-c" in told.out) == (0, True)
+    second = np.asarray(Image.open(tmp_path / "sheet.png"), np.int16)
+    assert np.abs(first - second).max() <= 1
+    refused = paint(*seed, "--runtime", "jax")
+    assert refused.code == 2
+    assert_line(refused.err, "--runtime is 'jax'; one of onnxruntime, torch")
+
+
 def test_a_generator_that_breaks_is_said_in_a_line(
     paint: Paint, sounds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,21 @@ def test_without_waiting_the_pictures_stay_in_the_queue_for_a_worker(
     assert rows(state / "log.db", "SELECT count(*) FROM images WHERE published_at > 0") == [(2,)]
 
 
+def test_with_torch_it_paints_too_and_the_log_says_so(
+    broker: Mosquitto, paints: Bundle, cli: Run, state: Path
+) -> None:
+    """`--runtime torch`: every picture is of what is named beside it."""
+    torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+    state.mkdir()
+    wish(state / "log.db", 1, 2)
+    painted = cli(*worker_of(broker, paints, state, "--once", "--runtime", "torch"))
+    assert painted.returncode == 0, painted.stdout + painted.stderr
+    ran = "torch-cuda" if torch.cuda.is_available() else "torch-cpu"
+    assert f"painter paints, on {ran}" in painted.stdout
+    told = "SELECT provider, count(*) FROM images WHERE published_at > 0 GROUP BY provider"
+    assert rows(state / "log.db", told) == [(ran, 2)]
+
+
 def test_killed_again_and_again_it_paints_each_event_once_and_loses_none(
     broker: Mosquitto, paints: Bundle, state: Path
 ) -> None:
@@ -277,6 +292,9 @@ def test_what_a_person_must_mend_exits_2(
     refused = here("worker", "--bundle", tones.path)
     assert refused.returncode == 2
     assert "does not paint" in refused.stderr.splitlines()[-1]
+    refused = here("worker", "--bundle", paints.path, "--runtime", "jax")
+    assert refused.returncode == 2
+    assert "--runtime is 'jax'; one of onnxruntime, torch" in refused.stderr
     refused = here("worker", "--bundle", paints.path, "--images", "/dev/null/x", "--once")
     assert refused.returncode == 2
     assert "/dev/null/x can hold no pictures: Not a directory" in refused.stderr

@@ -17,6 +17,7 @@ from fieldstation.clock import SystemClock
 from fieldstation.gallery import Gallery, GalleryError, picture_name
 from fieldstation.generation.artist import Painted
 from fieldstation.generation.conditions import Unpaintable
+from fieldstation.generation.denoiser import ON_CPU, TORCH_CPU, TORCH_CUDA
 from fieldstation.generation.worker import HANGS_S, PainterBroken, Worker
 from fieldstation.onnx_session import CPU, CUDA
 from fieldstation.records import Job
@@ -180,21 +181,22 @@ def test_a_batch_too_large_for_the_memory_is_painted_one_by_one(
         assert set(connection.execute(select(JOBS.c.n_failures)).scalars()) == {0}
 
 
+@pytest.mark.parametrize(("gpu", "cpu"), [(CUDA, CPU), (TORCH_CUDA, TORCH_CPU)])
 def test_a_gpu_that_vanishes_is_followed_by_the_cpu(
-    studio: Studio, start: Start, caplog: pytest.LogCaptureFixture
+    studio: Studio, start: Start, caplog: pytest.LogCaptureFixture, gpu: str, cpu: str
 ) -> None:
     """Its golden input fails too: no job is blamed, what runs is told as it is."""
-    studio.artist = FakeArtist(CUDA)
+    studio.artist, studio.on_cpu = FakeArtist(gpu), FakeArtist(cpu)
     studio.artist.fault, studio.artist.is_well = RuntimeError("CUDA error 999"), False
     studio.wish(1, 2, 3)
     worker = studio.worker()
     start(worker)
     until(lambda: studio.states() == {"done": 3})
     assert studio.artist.batches == [[1]]
-    assert worker.state().provider == CPU
+    assert worker.state().provider == cpu
     assert "CUDA error 999" in worker.state().fell_back
     assert any("the CPU takes over" in message for message in caplog.messages)
-    assert studio.jobs.state().provider == CPU
+    assert studio.jobs.state().provider == cpu
 
 
 def test_a_cpu_that_paints_nothing_any_more_ends_the_process(studio: Studio) -> None:
@@ -244,12 +246,12 @@ def test_a_painter_that_gets_no_processor_is_not_a_hung_one(studio: Studio, star
     until(lambda: studio.states() == {"done": 1})
 
 
-@pytest.mark.parametrize("provider", [CPU, CUDA])
+@pytest.mark.parametrize("provider", [CPU, CUDA, TORCH_CPU, TORCH_CUDA])
 def test_a_painter_that_does_not_come_back_ends_the_process(studio: Studio, provider: str) -> None:
     """On a CPU after so much of the processor's time, on a GPU after so much of anybody's."""
     studio.artist = FakeArtist(provider)
     studio.artist.gate.clear()
-    if provider == CPU:
+    if provider in ON_CPU:
         studio.artist.gate.wait = lambda _: compute_until(studio)  # type: ignore[method-assign]
     studio.wish(1)
     worker = studio.worker(hangs_s=0.05)

@@ -13,6 +13,7 @@ from PIL import Image as PngImage
 from fieldstation.bundle import Bundle
 from fieldstation.generation.artist import Artist, display_of
 from fieldstation.generation.conditions import Unpaintable
+from fieldstation.generation.denoiser import OnnxDenoiser
 from fieldstation.generation.incoming import read_picture
 from fieldstation.onnx_session import CPU
 from fieldstation.records import Job, Picture
@@ -25,7 +26,7 @@ RED, GREEN = 0, 1
 @pytest.fixture(scope="module")
 def artist(painting: Bundle) -> Artist:
     """Return a painter of the Chaffinch in red and the Great Tit in green."""
-    return Artist(painting, "cpu")
+    return Artist(painting, OnnxDenoiser(painting, "cpu"))
 
 
 def job(painting: Bundle, embedding: bytes | None = None, **changes: object) -> Job:
