@@ -22,6 +22,7 @@ Ends = Mapping[str, Sequence[Any]]
 TORCH_CPU, TORCH_CUDA = "torch-cpu", "torch-cuda"
 ON_CPU = (CPU, TORCH_CPU)
 """The providers that need no GPU"""
+OTHERWISE = "generation.provider or generation.runtime to another"
 
 
 class PaintingError(Exception):
@@ -137,7 +138,9 @@ def check_generator(denoiser: Denoiser, bundle: Bundle) -> float:
     try:
         denoised = denoiser.run(golden.x, golden.sigma, golden.condition)
     except PaintingError as error:
-        raise BundleError(f"{error} on its golden input: fetch it again") from error
+        raise BundleError(
+            f"{error} on its golden input: fetch it again, or set {OTHERWISE}"
+        ) from error
     difference = float(np.abs(denoised - golden.denoised).max())
     tolerances = card_of(bundle).tolerance
     tolerance = tolerances.get(denoiser.provider, tolerances[CPU])
@@ -145,6 +148,6 @@ def check_generator(denoiser: Denoiser, bundle: Bundle) -> float:
         raise BundleError(
             f"{bundle.path}: the generator's golden check is off by {difference:.3g} on "
             f"{denoiser.provider}; at most {tolerance:.3g}: fetch the bundle again, or set "
-            "generation.provider or generation.runtime to another"
+            f"{OTHERWISE}"
         )
     return difference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -96,6 +97,27 @@ def test_it_computes_in_whole_fp32(painting: Bundle) -> None:
     TorchDenoiser(painting, "cpu")
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+SANDBOXED = """
+import ctypes, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):  # PR_SET_MDWE, since Linux 6.3
+    sys.exit("no such sandbox")
+from fieldstation.bundle import SHIPPED, load_bundle
+from fieldstation.generation.denoiser import check_generator
+from fieldstation.generation.runtimes import open_denoiser
+garden = load_bundle(SHIPPED / "garden")
+print(check_generator(open_denoiser(garden, "torch", "cpu"), garden) < 1e-3)
+"""
+
+
+def test_it_writes_no_code_of_its_own() -> None:
+    """The worker's unit forbids memory that was written to be executed; oneDNN would want it."""
+    words = [sys.executable, "-c", SANDBOXED]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    if "no such sandbox" in ended.stderr:
+        pytest.skip("the kernel forbids no such memory")
+    assert ended.stdout == "True\n", ended.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
