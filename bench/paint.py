@@ -1,11 +1,13 @@
-"""Measure what a picture costs, without torch.
+"""Measure what a picture costs, without torch; or beside it.
 
     python bench/paint.py [--bundle NAME|FOLDER] [--pictures 20] [--threads 1 2] [--provider cpu]
+    python bench/paint.py --beside-torch --threads 1       # writes bench/results/paint_torch.json
 
 Medians of whole pictures, one at a time and eight together, and of single network calls, after a
 picture to warm up; thread counts in turn, so that all meet the same machine. Beside the time that
 passed stands the processor's (`cpu`), which other work on the machine lengthens less. The golden
-picture says whether it is still the right one.
+picture says whether it is still the right one. Torch's threads are the whole process's: beside it
+only one number of threads can be measured.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,13 @@ import numpy as np
 
 from fieldstation.bundle import Bundle, find_bundle, load_bundle
 from fieldstation.generation.conditions import load_conditions
-from fieldstation.generation.denoiser import OnnxDenoiser, check_generator
+from fieldstation.generation.denoiser import check_generator
 from fieldstation.generation.noise import noise_for
 from fieldstation.generation.painter import AT_ONCE, Painter, check_picture
+from fieldstation.generation.runtimes import open_denoiser
 
-RESULT = Path(__file__).parent / "results" / "paint.json"
+RESULTS = Path(__file__).parent / "results"
+ONNX, TORCH = "onnxruntime", "torch"
 SIGMA = 1.0
 EQUAL_DB = 99.0
 """Written where not a pixel differs: JSON has no infinity"""
@@ -46,15 +50,33 @@ def main() -> None:
     options.add_argument("--pictures", type=int, default=20)
     options.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options.add_argument("--provider", choices=("cpu", "cuda", "auto"), default="cpu")
-    options.add_argument("--json", type=Path, default=RESULT)
+    options.add_argument("--beside-torch", action="store_true", help="both runtimes, in turn")
+    options.add_argument("--json", type=Path, help="default: in bench/results")
     chosen = options.parse_args()
+    if chosen.beside_torch and len(chosen.threads) > 1:
+        options.error("--beside-torch: name one number of --threads")
     bundle = load_bundle(find_bundle(chosen.bundle))
-    measured = measure(bundle, chosen.provider, chosen.threads, chosen.pictures)
-    if "torch" in sys.modules:
+    runtimes = (ONNX, TORCH) if chosen.beside_torch else (ONNX,)
+    measured = measure(bundle, runtimes, chosen.provider, chosen.threads, chosen.pictures)
+    if "torch" in sys.modules and not chosen.beside_torch:
         raise RuntimeError("torch was loaded: this is to be measured without it")
-    result = {**describe(bundle, chosen.pictures), "torch_loaded": False, "threads": measured}
+    result = {
+        **describe(bundle, chosen.pictures),
+        "torch_loaded": chosen.beside_torch,
+        "threads": measured[ONNX],
+    }
+    if chosen.beside_torch:
+        (ours,), (theirs,) = measured[ONNX].values(), measured[TORCH].values()
+        result |= {"torch": measured[TORCH], "torch_takes_times": ratios(theirs, ours)}
     print(json.dumps(result, indent=1))
-    chosen.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path = chosen.json or RESULTS / ("paint_torch.json" if chosen.beside_torch else "paint.json")
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def ratios(figures: dict[str, Any], others: dict[str, Any]) -> dict[str, float]:
+    """Return how many times as long each took, by the clock and by the processor's time."""
+    names = [name for name in figures if name.endswith(("_ms", "_ms_cpu")) and "open" not in name]
+    return {name: round(figures[name] / others[name], 2) for name in names}
 
 
 def describe(bundle: Bundle, n_pictures: int) -> dict[str, Any]:
@@ -68,6 +90,7 @@ def describe(bundle: Bundle, n_pictures: int) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages if name in installed},
+            **({TORCH: importlib.metadata.version(TORCH)} if TORCH in sys.modules else {}),
         },
         "bundle": bundle.name,
         "generator_id": bundle.generator_id,
@@ -90,22 +113,28 @@ def processor() -> str:
 
 
 def measure(
-    bundle: Bundle, provider: str, threads: list[int], n_pictures: int
-) -> dict[str, dict[str, Any]]:
-    """Return the figures for each number of threads."""
-    subjects = {n: Subject(bundle, provider, n) for n in threads}
+    bundle: Bundle, runtimes: Sequence[str], provider: str, threads: list[int], n_pictures: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the figures of each runtime for each number of threads."""
+    subjects = {
+        runtime: {str(n): Subject(bundle, runtime, provider, n) for n in threads}
+        for runtime in runtimes
+    }
     for index in range(n_pictures):
-        for subject in subjects.values():
+        for subject in (one for of_runtime in subjects.values() for one in of_runtime.values()):
             subject.time_once(with_batch=index % BATCH_EVERY == 0)
-    return {str(n): subject.figures() for n, subject in subjects.items()}
+    return {
+        runtime: {n: subject.figures() for n, subject in of_runtime.items()}
+        for runtime, of_runtime in subjects.items()
+    }
 
 
 class Subject:
     """A painter, and how long it took."""
 
-    def __init__(self, bundle: Bundle, provider: str, n_threads: int) -> None:
+    def __init__(self, bundle: Bundle, runtime: str, provider: str, n_threads: int) -> None:
         began = time.perf_counter()
-        self._denoiser = OnnxDenoiser(bundle, provider, n_threads)
+        self._denoiser = open_denoiser(bundle, runtime, provider, n_threads)
         self._painter = Painter(bundle, self._denoiser)
         self._open_ms = 1e3 * (time.perf_counter() - began)
         self._checks = {
