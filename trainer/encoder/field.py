@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from trainer.encoder.mel import LogMel, MelConfig
-from trainer.encoder.paper import middle_frames
 
 N_FRAMES = 256
 STEM = 32
@@ -82,7 +81,7 @@ class FieldEncoder(nn.Module):
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, embedding and log-mel; see the class."""
-        mel = middle_frames(self.log_mel(waveform), N_FRAMES)
+        mel = self.log_mel(waveform, N_FRAMES)
         last_map = self.last_map(mel)
         embedding = nn.functional.avg_pool2d(last_map, (3, 8))
         return self.logits_of(self.features_of(last_map)), torch.flatten(embedding, 1), mel
@@ -95,8 +94,10 @@ class FieldEncoder(nn.Module):
 
     def features_of(self, last_map: Tensor) -> Tensor:
         """Return float32 [batch, 256, 16], a vector a frame: mean and peak over frequency."""
-        pooled = torch.cat([last_map.mean(dim=2), last_map.amax(dim=2)], dim=1)
-        features: Tensor = self.to_features(pooled)
+        n_rows = last_map.shape[2]
+        mean, peak = nn.functional.avg_pool2d, nn.functional.max_pool2d
+        pooled = torch.cat([pool(last_map, (n_rows, 1)) for pool in (mean, peak)], dim=1)
+        features: Tensor = self.to_features(pooled.squeeze(2))
         return features
 
     def logits_of(self, features: Tensor) -> Tensor:

@@ -3,14 +3,15 @@
 A discrete Fourier transform of length N = rows × columns splits into two short ones
 (Cooley & Tukey 1965). With n = columns·r + c and k = p + rows·q:
 
-    X[p + rows·q] = Σ_c e^{-2πi·(c·q/columns + c·p/N)} · Σ_r x[n] w[n] e^{-2πi·r·p/rows}
+    X[k] = Σ_c e^{-2πi·c·k/N} · Σ_r x[n] w[n] e^{-2πi·r·p/rows}
 
-The inner sum is one small matrix for all columns, the outer one (twiddle folded in) a matrix per
-p; the Slaney filter bank is a third product. Since x is real, p runs over 0..rows/2 only: every
-frequency, or its mirror N - k, is among those bins.
-Folding the window and the twiddle into the inner sum spares a pass over the frames but makes a
-matrix per column, and the transposition for it costs more: 3.1 ms a window where this takes 1.8
-(and librosa 4.1), on one core of the machine that this was written on.
+The inner sum is a small matrix per column c, window folded in; the outer one (twiddle folded in) a
+matrix per p; the Slaney filter bank is a third product. Since x is real, p below rows/2 is enough:
+every frequency, or its mirror N - k, is among those bins. For p = 0 and p = rows/2 the inner sum
+is real, and the two share a place.
+Time is the last axis from the first product to the log-mel, and a hop of samples is a column: the
+inner sum is then a convolution over hops that needs no frames laid out, and nothing but the
+waveform is transposed. docs/experiments.md has what else was tried.
 `bench/mel.py` measures it beside librosa, which is also the reference in the tests.
 """
 
@@ -26,6 +27,11 @@ from torch import Tensor, nn
 
 FLOOR = 1e-10
 """Power below which the logarithm does not look: -100 dB re full-scale power"""
+FAINTEST = 1e-15
+"""Added to every sample. With numbers below 1e-38 a processor takes 20 times as long; beside this a
+sample so faint counts for nothing."""
+FAINTEST_SUM = 1e-12
+"""Added to sums of samples for the same: power is their square, which is far below `FLOOR`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class MelConfig:
     sample_rate: int = 22_050
     """Hertz"""
     n_fft: int = 2048
-    """Samples in a frame: a product of two factors, and a multiple of `hop_length`"""
+    """Samples in a frame: a product of two factors, and an even multiple of `hop_length`"""
     hop_length: int = 512
     """Samples between frame starts"""
     n_mels: int = 128
@@ -57,83 +63,100 @@ class LogMel(nn.Module):
     normalisation are the defaults of librosa.feature.melspectrogram 0.11.
     """
 
-    hann: Tensor
-    fourier_rows: Tensor
-    fourier_real: Tensor
-    fourier_imaginary: Tensor
+    faintest: Tensor
+    inner: Tensor
+    inner_bias: Tensor
+    outer: Tensor
     filter_bank: Tensor
 
     def __init__(self, config: MelConfig, rows: int | None = None) -> None:
-        """Lay out the window and the three matrices.
+        """Lay out the three matrices.
 
         Args:
             rows: the factor of n_fft that is transformed first; None takes the cheapest.
 
         Raises:
-            ValueError: n_fft is no multiple of the hop, or has no even factor `rows`.
+            ValueError: n_fft is no even multiple of the hop, or has no such factor `rows`.
         """
         super().__init__()
-        if config.n_fft % config.hop_length:
+        if config.n_fft % (2 * config.hop_length):
             raise ValueError(
-                f"n_fft is {config.n_fft}; must be a multiple of hop_length {config.hop_length}"
+                f"n_fft is {config.n_fft}; "
+                f"must be an even multiple of hop_length {config.hop_length}"
             )
         self.config = config
-        self.rows = rows or cheapest_rows(config.n_fft)
-        if config.n_fft % self.rows or self.rows % 2:
-            raise ValueError(f"rows is {self.rows}; must be an even factor of {config.n_fft}")
+        self.rows = rows or cheapest_rows(config)
+        if self.rows not in possible_rows(config):
+            raise ValueError(f"rows is {self.rows}; must be one of {possible_rows(config)}")
         self.columns = config.n_fft // self.rows
-        columns = _column_transforms(self.rows, self.columns)
+        bins = _bins(self.rows, self.columns)
         for name, matrix in (
-            ("hann", 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)),
-            ("fourier_rows", _row_transform(self.rows)),
-            ("fourier_real", columns[:, :, : self.columns]),
-            ("fourier_imaginary", columns[:, :, self.columns :]),
-            ("filter_bank", _folded_filter_bank(config, self.rows)),
+            # A number for each sample of a hop: a single one so small the exporter leaves out.
+            ("faintest", np.full(config.hop_length, FAINTEST)),
+            ("inner", _inner_transforms(config, self.rows)),
+            ("inner_bias", _bias(self.rows, self.columns)),
+            ("outer", _outer_transforms(bins)),
+            ("filter_bank", slaney_filter_bank(config)[:, _mirrored(bins).ravel()]),
         ):
             tensor = torch.from_numpy(np.ascontiguousarray(matrix, np.float32))
             self.register_buffer(name, tensor, persistent=False)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Return the log-mel spectrogram; see the class."""
-        power = self.folded_power(self.frames(waveform))
-        mel = torch.matmul(power, self.filter_bank)
-        return torch.log(torch.clamp(mel, min=FLOOR)).transpose(1, 2)
+    def forward(self, waveform: Tensor, n_frames: int | None = None) -> Tensor:
+        """Return the log-mel spectrogram; see the class.
 
-    def frames(self, waveform: Tensor) -> Tensor:
-        """Return overlapping frames [batch, frames, n_fft], joined from shifted hops."""
-        half, hop = self.config.n_fft // 2, self.config.hop_length
-        n_frames = self.config.n_frames(waveform.shape[1])
-        hops_per_frame = self.config.n_fft // hop
-        padded = nn.functional.pad(waveform, (half, half))
-        n_hops = n_frames + hops_per_frame - 1
-        hops = padded[:, : n_hops * hop].reshape(-1, n_hops, hop)
-        return torch.cat([hops[:, i : i + n_frames] for i in range(hops_per_frame)], dim=2)
+        Args:
+            n_frames: how many frames, the middle ones; None means all.
+        """
+        n_frames = n_frames or self.config.n_frames(waveform.shape[1])
+        power = self.power(self.hops(waveform, n_frames))
+        mel = torch.matmul(self.filter_bank, power).reshape(self.config.n_mels, -1, n_frames)
+        return torch.log(torch.clamp(mel.transpose(0, 1), min=FLOOR))
 
-    def folded_power(self, frames: Tensor) -> Tensor:
-        """Return |X|² [batch, frames, (rows/2 + 1)·columns] in the order that p, q count."""
-        n_frames, half = frames.shape[1], self.rows // 2 + 1
-        table = (frames * self.hann).reshape(-1, self.rows, self.columns)
-        inner = torch.matmul(self.fourier_rows, table)
-        # From here p leads: it has a matrix of its own. Runs of 2·columns values stay together.
-        inner = inner.reshape(-1, half, 2 * self.columns).transpose(0, 1)
-        # Two products, not one that is cut in half: the cut would copy everything.
-        real = torch.matmul(inner, self.fourier_real)
-        imaginary = torch.matmul(inner, self.fourier_imaginary)
-        power = real * real + imaginary * imaginary
-        return power.transpose(0, 1).reshape(-1, n_frames, half * self.columns)
+    def hops(self, waveform: Tensor, n_frames: int) -> Tensor:
+        """Return the hops of the middle frames, [1, hop_length, batch, hops], column by column.
+
+        Of a hop's samples come first those of column 0, then those of column 1.
+        """
+        hop, n_samples = self.config.hop_length, waveform.shape[1]
+        n_hops = n_frames + self.config.n_fft // hop - 1
+        first = (self.config.n_frames(n_samples) - n_frames) // 2
+        before = self.config.n_fft // 2 - first * hop
+        padded = nn.functional.pad(waveform, (before, n_hops * hop - before - n_samples))
+        by_sample = (padded.reshape(-1, hop) + self.faintest).transpose(0, 1)
+        by_column = by_sample.reshape(hop // self.columns, self.columns, -1).transpose(0, 1)
+        return by_column.reshape(1, hop, -1, n_hops)
+
+    def power(self, hops: Tensor) -> Tensor:
+        """Return |X|² [rows/2·columns, batch·frames] in the order of `_bins`."""
+        half, columns = self.rows // 2, self.columns
+        # TF32, which a GPU would take, has a noise floor that one hears.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            inner = nn.functional.conv2d(hops, self.inner, self.inner_bias, groups=columns)
+        # From here p leads: it has a matrix of its own.
+        inner = inner.reshape(2 * columns, half, -1).transpose(0, 1)
+        outer = torch.matmul(self.outer, inner)
+        squares = (outer * outer).reshape(half, 2, columns, -1)
+        return squares.sum(dim=1).reshape(half * columns, -1)
 
 
-def cheapest_rows(n_fft: int) -> int:
-    """Return the even factor of n_fft that makes the two transforms cost the fewest products."""
-    factors = [r for r in range(2, n_fft, 2) if n_fft % r == 0]
+def possible_rows(config: MelConfig) -> list[int]:
+    """Return the even factors of n_fft that leave an even number of columns to a hop."""
+    n_fft, hop = config.n_fft, config.hop_length
+    pairs = ((rows, n_fft // rows) for rows in range(2, n_fft, 2) if n_fft % rows == 0)
+    return [rows for rows, columns in pairs if columns % 2 == 0 and hop % columns == 0]
+
+
+def cheapest_rows(config: MelConfig) -> int:
+    """Return the factor of n_fft that makes the two transforms cost the fewest products.
+
+    Raises:
+        ValueError: there is none.
+    """
+    factors = possible_rows(config)
     if not factors:
-        raise ValueError(f"n_fft is {n_fft}; must be a product of two factors, one even")
-
-    def cost(rows: int) -> int:
-        columns, half = n_fft // rows, rows // 2 + 1
-        return columns * rows * 2 * half + half * (2 * columns) ** 2
-
-    return min(factors, key=cost)
+        raise ValueError(f"n_fft is {config.n_fft}; must be a product of two even factors")
+    # Of two that cost the same, the one of the larger matrices first: fewer groups.
+    return min(factors, key=lambda rows: (rows + 2 * config.n_fft // rows, -rows))
 
 
 def slaney_filter_bank(config: MelConfig) -> NDArray[np.float64]:
@@ -174,33 +197,59 @@ def _mel_to_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     return hertz
 
 
-def _row_transform(rows: int) -> NDArray[np.float64]:
-    """Return [(rows/2 + 1)·2, rows]: over r -> real and imaginary part of each p."""
-    p, r = np.arange(rows // 2 + 1), np.arange(rows)
-    turns = np.exp(-2j * np.pi * np.outer(p, r) / rows)
-    return np.stack([turns.real, turns.imag], axis=1).reshape(-1, rows)
+def _bins(rows: int, columns: int) -> NDArray[np.int64]:
+    """Return the frequency k of each place [rows/2, columns]: p + rows·q.
 
-
-def _column_transforms(rows: int, columns: int) -> NDArray[np.float64]:
-    """Return [rows/2 + 1, 2·columns, 2·columns]: twiddle and transform, c -> q, for each p.
-
-    Rows are real then imaginary parts over c, columns likewise over q.
+    Where p is 0, the second half of the places are those of p = rows/2: of a real signal's two,
+    the other halves are mirrors. Each of 0..n_fft/2 - 1, or its mirror, is there once; no filter
+    reaches n_fft/2.
     """
-    p, c = np.arange(rows // 2 + 1)[:, None, None], np.arange(columns)[None, :, None]
-    q = np.arange(columns)[None, None, :]
-    turns = np.exp(-2j * np.pi * (c * q / columns + c * p / (rows * columns)))
-    return np.block([[turns.real, turns.imag], [-turns.imag, turns.real]])
+    bins = np.arange(rows // 2)[:, None] + rows * np.arange(columns)
+    bins[0, columns // 2 :] = rows // 2 + bins[0, : columns // 2]
+    return bins
 
 
-def _folded_filter_bank(config: MelConfig, rows: int) -> NDArray[np.float64]:
-    """Return the filter bank [(rows/2 + 1)·columns, n_mels] in the order of `folded_power`.
+def _mirrored(bins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the frequencies 0..n_fft/2 that have the power of those given."""
+    mirrored: NDArray[np.int64] = np.minimum(bins, 2 * bins.size - bins)
+    return mirrored
 
-    A frequency that appears twice (as k and as N - k) counts half each time.
+
+def _inner_transforms(config: MelConfig, rows: int) -> NDArray[np.float64]:
+    """Return window and transform, r -> p, as a convolution's weights over hops, a column a group.
+
+    [columns·2·rows/2, rows a hop, 1, hops a frame]; of a column real, then imaginary parts over p.
     """
     n_fft = config.n_fft
-    p, q = np.arange(rows // 2 + 1)[:, None], np.arange(n_fft // rows)[None, :]
-    k = (p + rows * q).ravel()
-    k = np.minimum(k, n_fft - k)
-    weight = 1.0 / np.bincount(k, minlength=n_fft // 2 + 1)[k]
-    filters: NDArray[np.float64] = slaney_filter_bank(config).T[k] * weight[:, None]
-    return filters
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    turns = np.exp(-2j * np.pi * np.outer(np.arange(rows // 2), np.arange(rows)) / rows)
+    parts = np.stack([turns.real, turns.imag])
+    parts[1, 0] = np.cos(np.pi * np.arange(rows))  # p = rows/2 in the empty place
+    windowed = parts.reshape(rows, rows) * hann.reshape(rows, -1).T[:, None, :]
+    n_hops = n_fft // config.hop_length
+    by_hop = windowed.reshape(-1, n_hops, rows // n_hops)
+    return by_hop.transpose(0, 2, 1)[:, :, None]
+
+
+def _bias(rows: int, columns: int) -> NDArray[np.float64]:
+    """Return what is added to the inner sums, a column after the other: to those of one alone,
+    since equal ones cancel out in the outer sum."""
+    bias = np.zeros((columns, rows))
+    bias[1] = FAINTEST_SUM
+    return bias.ravel()
+
+
+def _outer_transforms(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return twiddle and transform, c -> q, for each p: [rows/2, 2·columns, 2·columns].
+
+    Rows are real then imaginary parts over q, columns the same parts of each c in turn.
+    """
+    half, columns = bins.shape
+    turns = np.exp(-2j * np.pi * bins[:, :, None] * np.arange(columns) / (2 * bins.size))
+    by_real = np.stack([turns.real, turns.imag], axis=1)
+    by_imaginary = np.stack([-turns.imag, turns.real], axis=1)
+    # The place of p = 0 holds two real sums, each with frequencies of its own.
+    by_imaginary[0] = by_real[0]
+    by_imaginary[0, :, : columns // 2] = 0
+    by_real[0, :, columns // 2 :] = 0
+    return np.stack([by_real, by_imaginary], axis=-1).reshape(half, 2 * columns, -1)

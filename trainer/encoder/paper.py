@@ -52,18 +52,13 @@ class PaperEncoder(nn.Module):
 
     def mel_of(self, waveform: Tensor) -> Tensor:
         """Return the log-mel map float32 [batch, 128, 128]; nothing in it is learnt."""
-        return middle_frames(self.log_mel(waveform), N_FRAMES)
+        mel: Tensor = self.log_mel(waveform, N_FRAMES)
+        return mel
 
     def heard_in(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and embedding of log-mel maps."""
         last_map = self.blocks(self.normalise(mel.unsqueeze(1)))
         return self.head(torch.flatten(last_map, 1)), torch.flatten(self.pool(last_map), 1)
-
-
-def middle_frames(mel: Tensor, n_frames: int) -> Tensor:
-    """Return the middle `n_frames` of [batch, n_mels, frames]."""
-    first = (mel.shape[2] - n_frames) // 2
-    return mel[:, :, first : first + n_frames]
 
 
 def _block(n_in: int, n_out: int) -> nn.Sequential:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from trainer.encoder.field import FieldEncoder
 from trainer.encoder.mixtures import STRETCHES, Mixer, between, heard_at
-from trainer.encoder.paper import middle_frames
 
 Ints = NDArray[np.int64]
 
@@ -131,7 +130,7 @@ class PatientCourse:
         target = torch.where(is_quiet, 0.0, torch.maximum(target, self.answers.targets(logits)))
         gain = 10 ** (between(*how.gain_db, len(batch), dice, target) / 20)
         waveform = heard_at(spectrum, sound.n_samples, sound.n_samples) * gain[:, None]
-        mel = middle_frames(network.log_mel(waveform), self.n_frames)
+        mel: Tensor = network.log_mel(waveform, self.n_frames)
         return mel, target, logits, embedding
 
     def mixture(

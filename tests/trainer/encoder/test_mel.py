@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 librosa = pytest.importorskip("librosa", reason="needs the extra 'train'")
+onnx = pytest.importorskip("onnx", reason="needs the extra 'train'")
 
-from trainer.encoder.mel import FLOOR, LogMel, MelConfig, cheapest_rows  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
+
+from trainer.encoder.mel import FAINTEST, FLOOR, LogMel, MelConfig  # noqa: E402
+from trainer.encoder.running import cpu_session  # noqa: E402
+from trainer.export import export  # noqa: E402
 
 COARSE = MelConfig()
 FINE = MelConfig(n_fft=1024, hop_length=256, n_mels=96, fmin=150.0, fmax=10_500.0)
@@ -84,8 +91,10 @@ def test_the_front_end_is_no_weight() -> None:
 @pytest.mark.parametrize(
     ("config", "rows", "said"),
     [
-        (MelConfig(n_fft=2048, hop_length=500), None, "multiple of hop_length 500"),
-        (MelConfig(n_fft=2048), 15, "even factor of 2048"),
+        (MelConfig(n_fft=2048, hop_length=500), None, "even multiple of hop_length 500"),
+        (MelConfig(n_fft=1536, hop_length=512), None, "even multiple of hop_length 512"),
+        (MelConfig(n_fft=2 * 1021, hop_length=1021), None, "product of two even factors"),
+        (MelConfig(n_fft=2048), 15, "rows is 15; must be one of"),
     ],
 )
 def test_refuses_what_it_cannot_factor(config: MelConfig, rows: int | None, said: str) -> None:
@@ -94,7 +103,46 @@ def test_refuses_what_it_cannot_factor(config: MelConfig, rows: int | None, said
         LogMel(config, rows)
 
 
-def test_a_prime_length_has_no_factors() -> None:
-    """A prime frame length cannot be split."""
-    with pytest.raises(ValueError, match="product of two factors"):
-        cheapest_rows(1021)
+def test_the_middle_frames_are_kept() -> None:
+    """Asked for fewer frames, it gives the middle ones of all."""
+    x = torch.from_numpy(waveforms(66_150))
+    front_end = LogMel(FINE)
+    torch.testing.assert_close(front_end(x, 256), front_end(x)[:, :, 1:257], atol=1e-5, rtol=0)
+
+
+def test_a_graph_hears_what_torch_hears(tmp_path: Path) -> None:
+    """Exported, the front end gives the same log-mel, of one window as of three."""
+    graph, x = exported(tmp_path), waveforms(66_150)
+    session = cpu_session(graph, n_threads=1)
+    expected = LogMel(FINE)(torch.from_numpy(x)).numpy()
+    for n in (1, 3):
+        mel = session.run(None, {"waveform": x[:n]})[0]
+        np.testing.assert_allclose(mel, expected[:n], atol=1e-3)
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 1e-40, 1e-30, 1e-19])
+def test_no_number_is_too_small_for_a_processor(amplitude: float) -> None:
+    """However faint the sound, samples and powers are normal numbers: others take 20 times as
+    long."""
+    x = torch.from_numpy(waveforms(66_150)) * amplitude
+    front_end = LogMel(FINE)
+    hops = front_end.hops(x, 256)
+    assert hops.abs().min() > 1e-30
+    power = front_end.power(hops)
+    # Two sums of a thousand lie near a zero of what is added; 1e-38 is where normal numbers end.
+    assert (power > 1e-30).float().mean() > 0.99
+
+
+def test_the_exporter_keeps_what_is_added_to_silence(tmp_path: Path) -> None:
+    """It takes a sum with a single small number for no sum, and leaves it out."""
+    graph = onnx.load(exported(tmp_path)).graph
+    added = {name for node in graph.node if node.op_type == "Add" for name in node.input}
+    values = [numpy_helper.to_array(t) for t in graph.initializer if t.name in added]
+    assert any((value == np.float32(FAINTEST)).all() for value in values)
+
+
+def exported(folder: Path) -> Path:
+    """Return the fine front end as a graph."""
+    path = folder / "mel.onnx"
+    export(LogMel(FINE).eval(), {"waveform": torch.randn(2, 66_150)}, ["mel"], path)
+    return path

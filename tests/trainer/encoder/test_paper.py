@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from trainer.encoder.mel import MelConfig  # noqa: E402
-from trainer.encoder.paper import PaperEncoder, middle_frames  # noqa: E402
+from trainer.encoder.paper import PaperEncoder  # noqa: E402
 
 
 def test_shapes_are_the_papers() -> None:
@@ -30,10 +30,3 @@ def test_the_embedding_is_the_map_in_four_quarters() -> None:
         last_map = encoder.blocks(encoder.normalise(mel.unsqueeze(1)))
     quarters = embedding.reshape(128, 2, 2)
     torch.testing.assert_close(quarters[:, 0, 1], last_map[0, :, :6, 6:].mean(dim=(1, 2)))
-
-
-def test_the_middle_frames_are_kept() -> None:
-    """Of 130 frames the first and the last are dropped."""
-    frames = torch.arange(130.0).expand(1, 1, 130)
-    kept = middle_frames(frames, 128)[0, 0]
-    assert (kept[0], kept[-1], len(kept)) == (1, 128, 128)
