@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import weakref
@@ -97,6 +98,16 @@ def test_it_computes_in_whole_fp32(painting: Bundle) -> None:
     TorchDenoiser(painting, "cpu")
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_its_threads_do_not_spin(painting: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a busy ear they have next to no processor to wait on; who knows better is asked."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    open_denoiser(painting, "torch", "cpu")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    open_denoiser(painting, "torch", "cpu")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 SANDBOXED = """
