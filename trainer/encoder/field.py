@@ -94,10 +94,8 @@ class FieldEncoder(nn.Module):
 
     def features_of(self, last_map: Tensor) -> Tensor:
         """Return float32 [batch, 256, 16], a vector a frame: mean and peak over frequency."""
-        n_rows = last_map.shape[2]
-        mean, peak = nn.functional.avg_pool2d, nn.functional.max_pool2d
-        pooled = torch.cat([pool(last_map, (n_rows, 1)) for pool in (mean, peak)], dim=1)
-        features: Tensor = self.to_features(pooled.squeeze(2))
+        pooled = torch.cat([last_map.mean(dim=2), last_map.amax(dim=2)], dim=1)
+        features: Tensor = self.to_features(pooled)
         return features
 
     def logits_of(self, features: Tensor) -> Tensor:

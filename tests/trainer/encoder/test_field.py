@@ -46,14 +46,6 @@ def test_a_call_is_found_wherever_it_stands(encoder: FieldEncoder) -> None:
     torch.testing.assert_close(here, there, atol=1e-5, rtol=0)
 
 
-def test_features_are_mean_and_peak_over_frequency(encoder: FieldEncoder) -> None:
-    """What is pooled is the mean and the largest of each column."""
-    last_map = torch.rand(2, 128, 6, 16)
-    pooled = torch.cat([last_map.mean(dim=2), last_map.amax(dim=2)], dim=1)
-    with torch.inference_mode():
-        torch.testing.assert_close(encoder.features_of(last_map), encoder.to_features(pooled))
-
-
 def test_a_graph_gives_the_networks_logits(encoder: FieldEncoder, tmp_path: Path) -> None:
     """Exported, it differs by less than a thousandth, for one window and for several."""
     n_samples, graph = PROFILE.samples_per_window, tmp_path / "encoder.onnx"
