@@ -152,9 +152,8 @@ def _seen(name: str, look: Look, pixels: Pixels) -> Features:
     n = BATCHES[device.type]
     firsts = tqdm(range(0, len(pixels), n), desc=name, unit="batch", disable=None)
     parts = (torch.from_numpy(np.array(pixels[i : i + n])).to(device) for i in firsts)
-    with torch.backends.cudnn.flags(
-        enabled=True, allow_tf32=False
-    ):  # distances are told to five digits
+    # Distances are told to five digits. Left to itself, `enabled` is off in `flags`.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         batches = [look(part).cpu().numpy() for part in parts]
     return np.concatenate(batches).astype(np.float32)
 
