@@ -109,9 +109,9 @@ class WorkerProcess:
             text=True,
             errors="replace",
             env={**environment, **ONE_THREAD, **self._command.environment},
-            # Ctrl-C is for us; we stop it. Not a session of its own: the kernel shares the processor
-            # out between sessions first, whatever their priorities (sched(7), autogroup).
-            process_group=0,
+            # Ctrl-C is for us; we stop it. And a session's share of the processor is its own: see
+            # `give_way`.
+            start_new_session=True,
             preexec_fn=die_with_parent(),
         )
 

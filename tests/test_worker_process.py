@@ -44,14 +44,6 @@ def test_what_it_says_goes_to_our_log(start: Start, caplog: pytest.LogCaptureFix
     until(lambda: {"picture of a wren", "trouble"} <= set(caplog.messages))
 
 
-def test_its_low_priority_is_one_beside_ours(start: Start) -> None:
-    """In our session, where priorities count; in a group of its own, where Ctrl-C does not."""
-    worker = start("sleep 60")
-    assert worker.pid is not None
-    assert os.getsid(worker.pid) == os.getsid(0)
-    assert os.getpgid(worker.pid) == worker.pid
-
-
 def test_it_is_started_again_after_a_wait(start: Start, tmp_path: Path) -> None:
     """However it died."""
     starts = tmp_path / "starts"
@@ -139,7 +131,7 @@ def test_it_ends_with_a_parent_that_is_killed() -> None:
     )
     assert parent.stdout
     child = int(parent.stdout.readline())
-    assert os.getpgid(child) == child  # Ctrl-C at the terminal is not for it
+    assert os.getsid(child) == child  # Ctrl-C at the terminal is not for it
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     until(lambda: not Path(f"/proc/{child}").exists() or is_zombie(child))

@@ -10,6 +10,10 @@ from pathlib import Path
 LOWEST_NICE = 19
 FIRST_TO_GO = 900
 """Of 1,000: whom the kernel ends first when memory runs out (proc(5), oom_score_adj)"""
+AUTOGROUP = Path("/proc/self/autogroup")
+"""Linux shares the processor out between sessions before it looks at their processes' priorities
+(sched(7)): what computes in a session of its own takes as much as all of another one, were it ever
+so nice, unless the session is"""
 
 
 def give_way() -> None:
@@ -20,6 +24,9 @@ def give_way() -> None:
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, LOWEST_NICE)
+    if os.getsid(0) == os.getpid():  # not a shell's session, whose next programs it would slow
+        with contextlib.suppress(OSError):
+            AUTOGROUP.write_text(str(LOWEST_NICE), encoding="ascii")
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO), encoding="ascii")
 

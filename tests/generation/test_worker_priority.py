@@ -34,3 +34,25 @@ def test_what_computes_runs_when_idle_and_what_holds_locks_does_not() -> None:
         [sys.executable, "-c", LOOK], capture_output=True, text=True, cwd=root, check=True
     )
     assert said.stdout.splitlines() == ["900", "19 False", "19 True", "19 False"]
+
+
+SESSION = """
+from pathlib import Path
+from fieldstation.generation.low_priority import give_way
+
+give_way()
+print(Path("/proc/self/autogroup").read_text().split()[-1])
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="this kernel has no groups of sessions"
+)
+def test_a_session_of_its_own_gives_way_as_a_whole_and_a_shells_is_left() -> None:
+    """The kernel compares sessions first: without that, the lowest nice counts for nothing."""
+    root = Path(__file__).parents[2]
+    call = [sys.executable, "-c", SESSION]
+    own = subprocess.check_output(call, text=True, cwd=root, start_new_session=True)
+    before = Path("/proc/self/autogroup").read_text().split()[-1]
+    shared = subprocess.check_output(call, text=True, cwd=root)
+    assert (own.strip(), shared.strip()) == ("19", before)
