@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 
 LOWEST_NICE = 19
@@ -14,6 +15,8 @@ AUTOGROUP = Path("/proc/self/autogroup")
 """Linux shares the processor out between sessions before it looks at their processes' priorities
 (sched(7)): what computes in a session of its own takes as much as all of another one, were it ever
 so nice, unless the session is"""
+AUTOGROUP_TRIES, AUTOGROUP_PAUSE_S = 10, 0.11
+"""Linux takes one such wish in 100 ms, of all processes that are not root's together"""
 
 
 def give_way() -> None:
@@ -26,9 +29,18 @@ def give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, LOWEST_NICE)
     if os.getsid(0) == os.getpid():  # not a shell's session, whose next programs it would slow
         with contextlib.suppress(OSError):
-            AUTOGROUP.write_text(str(LOWEST_NICE), encoding="ascii")
+            _give_way_as_session()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO), encoding="ascii")
+
+
+def _give_way_as_session() -> None:
+    for _ in range(AUTOGROUP_TRIES):
+        try:
+            AUTOGROUP.write_text(str(LOWEST_NICE), encoding="ascii")
+            return
+        except BlockingIOError:
+            time.sleep(AUTOGROUP_PAUSE_S)
 
 
 def compute_when_idle() -> None:
