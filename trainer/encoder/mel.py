@@ -41,9 +41,9 @@ class MelConfig:
     sample_rate: int = 22_050
     """Hertz"""
     n_fft: int = 2048
-    """Samples in a frame: a product of two factors, and an even multiple of `hop_length`"""
+    """Samples in a frame: a multiple of `hop_length` and of 4"""
     hop_length: int = 512
-    """Samples between frame starts"""
+    """Samples between frame starts: even"""
     n_mels: int = 128
     fmin: float = 0.0
     """Hertz"""
@@ -76,13 +76,13 @@ class LogMel(nn.Module):
             rows: the factor of n_fft that is transformed first; None takes the cheapest.
 
         Raises:
-            ValueError: n_fft is no even multiple of the hop, or has no such factor `rows`.
+            ValueError: n_fft and hop do not fit each other, or n_fft has no such factor `rows`.
         """
         super().__init__()
-        if config.n_fft % (2 * config.hop_length):
+        if config.n_fft % config.hop_length or config.n_fft % 4 or config.hop_length % 2:
             raise ValueError(
-                f"n_fft is {config.n_fft}; "
-                f"must be an even multiple of hop_length {config.hop_length}"
+                f"n_fft is {config.n_fft} and hop_length {config.hop_length}: choose an even "
+                "hop_length, and as n_fft a multiple of it and of 4"
             )
         self.config = config
         self.rows = rows or cheapest_rows(config)
@@ -140,23 +140,17 @@ class LogMel(nn.Module):
 
 
 def possible_rows(config: MelConfig) -> list[int]:
-    """Return the even factors of n_fft that leave an even number of columns to a hop."""
+    """Return the even factors of n_fft that leave an even number of columns to a hop: n_fft/2 at
+    least is one."""
     n_fft, hop = config.n_fft, config.hop_length
     pairs = ((rows, n_fft // rows) for rows in range(2, n_fft, 2) if n_fft % rows == 0)
     return [rows for rows, columns in pairs if columns % 2 == 0 and hop % columns == 0]
 
 
 def cheapest_rows(config: MelConfig) -> int:
-    """Return the factor of n_fft that makes the two transforms cost the fewest products.
-
-    Raises:
-        ValueError: there is none.
-    """
-    factors = possible_rows(config)
-    if not factors:
-        raise ValueError(f"n_fft is {config.n_fft}; must be a product of two even factors")
+    """Return the factor of n_fft that makes the two transforms cost the fewest products."""
     # Of two that cost the same, the one of the larger matrices first: fewer groups.
-    return min(factors, key=lambda rows: (rows + 2 * config.n_fft // rows, -rows))
+    return min(possible_rows(config), key=lambda rows: (rows + 2 * config.n_fft // rows, -rows))
 
 
 def slaney_filter_bank(config: MelConfig) -> NDArray[np.float64]:
