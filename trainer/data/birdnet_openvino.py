@@ -74,8 +74,9 @@ def _parted(core: Any, path: Path) -> tuple[Any, Any]:
         front = openvino.Model([_output(first, SPECTROGRAMS)], first.get_parameters(), "front")
         outputs = [second.outputs[0].get_node().input_value(0), _output(second, EMBEDDING_OUTPUT)]
         border = _output(second, SPECTROGRAMS)
-    except (RuntimeError, StopIteration) as error:
-        raise DataError(f"{path} is no BirdNET V2.4 that OpenVINO can read: {error}") from error
+    except (RuntimeError, LookupError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is no BirdNET V2.4 that OpenVINO can read: {reason}") from error
     begin = openvino.opset13.parameter(border.get_partial_shape(), np.float32)
     for reader in border.get_target_inputs():
         reader.replace_source_output(begin.output(0))
@@ -83,9 +84,16 @@ def _parted(core: Any, path: Path) -> tuple[Any, Any]:
 
 
 def _output(graph: Any, name: str) -> Any:
-    """Return the tensor of a graph that goes by a name."""
+    """Return the tensor of a graph that goes by a name.
+
+    Raises:
+        LookupError: there is none.
+    """
     tensors = (output for node in graph.get_ops() for output in node.outputs())
-    return next(tensor for tensor in tensors if name in tensor.get_names())
+    for tensor in tensors:
+        if name in tensor.get_names():
+            return tensor
+    raise LookupError(f"it has no {name}")
 
 
 def _request(core: Any, graph: Any, precision: str, n_threads: int) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -460,6 +460,7 @@ def describe_result(
     order: EncoderOrder, training: Training, corpus: Corpus, progress: Progress
 ) -> dict[str, Any]:
     """Return what a reader needs to repeat or doubt a training."""
+    asked = sys.modules.get("openvino")
     return {
         "profile": order.profile,
         "changes": order.changes,
@@ -482,7 +483,7 @@ def describe_result(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            **({"openvino": version("openvino")} if find_spec("openvino") else {}),
+            **({"openvino": asked.__version__} if asked else {}),
         },
         "history": progress.history,
         "sources": {k: str(v) for k, v in asdict(order.sources).items() if v},

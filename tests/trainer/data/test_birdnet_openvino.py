@@ -15,9 +15,10 @@ if find_spec("openvino") is None:
     pytest.skip("needs the package openvino", allow_module_level=True)
 
 from tests.trainer.data.test_birdnet_torch import N_SAMPLES, write_graph  # noqa: E402
-from trainer.data.birdnet_openvino import BATCH, FusedBirdNet  # noqa: E402
+from trainer.data.birdnet_openvino import BATCH, SPECTROGRAMS, FusedBirdNet  # noqa: E402
 from trainer.data.birdnet_torch import BirdNetTorch  # noqa: E402
 from trainer.data.recordings import DataError  # noqa: E402
+from trainer.encoder.fitting import fused_teacher  # noqa: E402
 
 
 @pytest.mark.parametrize("n", [1, BATCH, BATCH + 3])
@@ -44,8 +45,16 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     """A graph without BirdNET's spectrograms, and a file that is none, by their paths."""
     strange = onnx.helper.make_node("Erf", ["wave"], ["logits"])
     path = write_graph(tmp_path, [strange])
-    with pytest.raises(DataError, match=r"birdnet\.onnx is no BirdNET"):
+    with pytest.raises(DataError, match=rf"birdnet\.onnx is no BirdNET .*it has no {SPECTROGRAMS}"):
         FusedBirdNet(path, n_threads=1)
     path.write_text("not a graph")
-    with pytest.raises(DataError, match=r"birdnet\.onnx is no BirdNET"):
+    with pytest.raises(DataError, match=r"birdnet\.onnx is no BirdNET") as error:
         FusedBirdNet(path, n_threads=1)
+    assert "\n" not in str(error.value)
+
+
+def test_it_is_asked_where_there_is_no_gpu(tmp_path: Path) -> None:
+    """A GPU computes torch's; without the package so does a CPU."""
+    path = write_graph(tmp_path)
+    assert fused_teacher(path, torch.device("cuda")) is None
+    assert isinstance(fused_teacher(path, torch.device("cpu")), FusedBirdNet)
