@@ -8,7 +8,6 @@ whatever the rest is: exponents of 0.19 and 0.23 behind it magnify what is near 
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.data.recordings import DataError
-from trainer.data.teacher import BIRDNET_RATE, BIRDNET_SAMPLES, EMBEDDING_NAME, HOP_S, names_in
+from trainer.data.teacher import (
+    BIRDNET_RATE,
+    BIRDNET_SAMPLES,
+    EMBEDDING_NAME,
+    HOP_S,
+    identity_of,
+    names_in,
+)
 from trainer.data.windows import WindowGrid
 
 LABELS = "labels.txt"
@@ -116,7 +122,7 @@ class BirdNetTorch:
             if is_half
             else None
         )
-        self.identity = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        self.identity = identity_of(path)
         try:
             self.names = names_in((path.parent / LABELS).read_bytes())
         except OSError as error:

@@ -123,7 +123,10 @@ def identity_of(source: Path) -> str:
     """
     if source.suffix != ".onnx":
         return _identity(_read(source, MODEL_FILE))
-    return file_hash(source)[:16]
+    try:
+        return _identity(source.read_bytes())
+    except OSError as error:
+        raise DataError(f"--teacher-model {source} cannot be read: {error.strerror}") from error
 
 
 def _identity(model: bytes) -> str:

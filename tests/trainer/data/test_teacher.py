@@ -86,6 +86,10 @@ def test_a_teacher_is_known_by_what_it_is_not_by_where_it_lies(tmp_path: Path) -
     assert identity_of(tmp_path / "unpacked") == identity
     unpacked.write_bytes(b"other weights")
     assert identity_of(tmp_path / "unpacked") != identity
+    (tmp_path / "birdnet.onnx").write_bytes(b"weights")
+    assert identity_of(tmp_path / "birdnet.onnx") == identity
+    with pytest.raises(DataError, match=r"absent\.onnx cannot be read: No such file"):
+        identity_of(tmp_path / "absent.onnx")
 
 
 @pytest.mark.parametrize(
