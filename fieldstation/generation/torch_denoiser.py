@@ -55,7 +55,9 @@ class TorchDenoiser(Denoiser):
         try:
             self._device = _device(provider)
             self._graph = TorchGraph(self._path, self._device)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_for_memory(error):
+                raise
             raise GpuFull(
                 f"no picture can be painted on the GPU: {first_line(error)}: free its memory, or "
                 'set generation.provider = "cpu"'
@@ -125,8 +127,13 @@ def _why_no_cuda() -> str:
         return f"torch {torch.__version__} finds no CUDA"
     try:
         torch.ones(1, device="cuda").sum().item()
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if _is_for_memory(error):
+            raise
         return first_line(error)
     return ""
+
+
+def _is_for_memory(error: RuntimeError) -> bool:
+    """Return whether a GPU was full; so full that CUDA cannot begin is another class's error."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)

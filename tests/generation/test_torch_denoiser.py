@@ -239,10 +239,38 @@ def test_a_gpu_that_others_have_filled_may_be_tried_again(
     painting: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service is started again: the same command may succeed later."""
-
-    def filled(*arguments: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(torch_denoiser, "TorchGraph", filled)
+    graphless: Any = failing(torch.OutOfMemoryError("CUDA out of memory."))
+    monkeypatch.setattr(torch_denoiser, "TorchGraph", graphless)
     with pytest.raises(PassingError, match="free its memory"):
         TorchDenoiser(painting, "cpu")
+
+
+@pytest.mark.parametrize("provider", ["auto", "cuda"])
+def test_a_gpu_too_full_to_begin_may_be_tried_again_too(
+    painting: Bundle, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    """CUDA itself finds no memory: neither is it missing, nor is the CPU taken for good."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", failing(RuntimeError("CUDA error: out of memory\nSee.")))
+    with pytest.raises(PassingError, match=r"RuntimeError: CUDA error: out of memory: free its"):
+        TorchDenoiser(painting, provider)
+
+
+def test_a_gpu_that_computes_nothing_leaves_the_cpu(
+    painting: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `auto` it is passed by; who insists is told the reason."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", failing(RuntimeError("CUDA error: no kernel image")))
+    assert TorchDenoiser(painting, "auto").provider == TORCH_CPU
+    with pytest.raises(ProviderMissing, match=r"compute there .*no kernel image"):
+        TorchDenoiser(painting, "cuda")
+
+
+def failing(error: Exception) -> Callable[..., object]:
+    """Return a call that fails."""
+
+    def call(*arguments: object, **named: object) -> None:
+        raise error
+
+    return call
