@@ -133,7 +133,9 @@ def card(fitted: Fitted) -> dict[str, Any]:
 def notice(recordings: Iterable[Recording], teacher: str | None = None) -> str:
     """Return the text of NOTICE: licence, and everyone whose work is in the weights."""
     recordings = list(recordings)
-    recordists = sorted({r.recordist for r in recordings if r.recordist}, key=lambda name: (name.casefold(), name))
+    recordists = sorted(
+        {r.recordist for r in recordings if r.recordist}, key=lambda name: (name.casefold(), name)
+    )
     licences = Counter(r.licence or "none stated" for r in recordings)
     origins = Counter(r.origin for r in recordings if r.origin)
     numbers = sorted({int(r.xeno_canto_id) for r in recordings if r.xeno_canto_id.isdecimal()})
