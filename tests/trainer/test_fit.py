@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,8 @@ from tests.trainer.tiny import TINY  # noqa: E402
 from trainer import evaluate, fit  # noqa: E402
 from trainer.data.corpus import Sources  # noqa: E402
 from trainer.encoder import profiles  # noqa: E402
-from trainer.encoder.fitting import EncoderOrder, Fitted, teacher_of  # noqa: E402
+from trainer.encoder.bundling import card  # noqa: E402
+from trainer.encoder.fitting import EncoderOrder, Fitted, fit_encoder, teacher_of  # noqa: E402
 from trainer.encoder.running import cpu_session, run_logits  # noqa: E402
 
 
@@ -102,6 +104,34 @@ def test_the_result_says_how_it_was_made(run: Path) -> None:
     assert result["epochs"] == len(result["history"]) == TINY.epochs
     assert result["seconds"] > 0
     assert "CPU" in result["device"] or "GPU" in result["device"]
+
+
+def test_an_export_elsewhere_leaves_told_what_trained(
+    run: Path, garden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going on with a finished run takes no step and tells nothing new; another epoch does."""
+    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    place = folder / "result.json"
+    elsewhere = {
+        "device": "a lent GPU",
+        "versions": {"torch": "1.0"},
+        "finished_at": "2020-02-02",
+        "teacher": "BirdNET V2.4",
+        "is_patient": True,
+        "begin_from": "an older run",
+    }
+    place.write_text(json.dumps(json.loads(place.read_text()) | elsewhere))
+    before = json.loads(place.read_text())
+    beside = (garden.parent / name for name in ("background", "other_birds", "unlabelled"))
+    order = EncoderOrder(Sources(garden, *beside), "tiny", folder, run / "cache", resume=True)
+    told = card(fit_encoder(order))
+    assert json.loads(place.read_text()) == before
+    assert (told["device"], told["teacher"]) == ("a lent GPU", "BirdNET V2.4")
+    fit_encoder(replace(order, n_epochs=TINY.epochs + 1))
+    after = json.loads(place.read_text())
+    assert "CPU" in after["device"]
+    assert after["finished_at"] > before["finished_at"]
 
 
 def test_a_teacher_of_the_beginning_is_not_forgotten(tmp_path: Path) -> None:

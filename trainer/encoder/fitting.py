@@ -64,6 +64,7 @@ from trainer.encoder.training import (
     train,
 )
 
+RESULT = "result.json"
 EVER_HEARD = -1.0
 """Logit that a name must reach somewhere for the student to be asked about it"""
 
@@ -126,9 +127,12 @@ def fit_encoder(order: EncoderOrder) -> Fitted:
     corpus = corpus_for(order, profile)
     training = set_up(order, profile, corpus, device)
     progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
+    before = progress.epoch, progress.step
     train(training, progress)
     result = describe_result(order, training, corpus, progress)
-    (order.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    if (progress.epoch, progress.step) == before:
+        result |= told_before(order.folder, result)
+    (order.folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return Fitted(training.outcome.eval(), profile, corpus, progress, result)
 
 
@@ -490,11 +494,25 @@ def describe_result(
     }
 
 
+def told_before(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a training told of itself when it ended where `result` stands: else nothing.
+
+    Whoever goes on only to export takes no step: another machine, and whatever the command leaves
+    unsaid this time, trained nothing.
+    """
+    try:
+        kept: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_same = all(kept.get(name) == result[name] for name in ("epochs", "seconds"))
+    return kept if is_same else {}
+
+
 def teacher_of(order: EncoderOrder) -> str | None:
     """Return who taught an order's network, now or in the training that it begins with."""
     if order.teacher:
         return TEACHER_NAME
-    before = order.begin_from / "result.json" if order.begin_from else None
+    before = order.begin_from / RESULT if order.begin_from else None
     if before is None or not before.is_file():
         return None
     told: str | None = json.loads(before.read_text(encoding="utf-8")).get("teacher")
