@@ -20,7 +20,7 @@ from torch import nn
 
 from fieldstation.records import LabelKind
 from trainer.data.audio import Samples
-from trainer.data.birdnet_openvino import FusedBirdNet
+from trainer.data.birdnet_openvino import FusedBirdNet, OpenVinoError, import_openvino
 from trainer.data.birdnet_torch import BirdNetTorch
 from trainer.data.corpus import (
     NO_BIRD,
@@ -298,10 +298,24 @@ def places_of(corpus: Corpus, windows: WindowSet, targets: Targets, device: torc
 
 
 def fused_teacher(path: Path, device: torch.device) -> FusedBirdNet | None:
-    """Return BirdNET as OpenVINO computes it, where that is installed and there is no GPU."""
+    """Return BirdNET as OpenVINO computes it, where that is installed and there is no GPU.
+
+    An installation that does not work costs speed, and a line that says so.
+
+    Raises:
+        DataError: the graph is none of BirdNET's.
+    """
     if device.type != "cpu" or find_spec("openvino") is None:
         return None
-    return FusedBirdNet(path, torch.get_num_threads())
+    try:
+        return FusedBirdNet(path, torch.get_num_threads())
+    except OpenVinoError as error:
+        print(
+            f"OpenVINO is installed and cannot be used ({error}); going on with torch's teacher, "
+            "which is slower",
+            file=sys.stderr,
+        )
+        return None
 
 
 def answers_of(
@@ -464,7 +478,6 @@ def describe_result(
     order: EncoderOrder, training: Training, corpus: Corpus, progress: Progress
 ) -> dict[str, Any]:
     """Return what a reader needs to repeat or doubt a training."""
-    asked = sys.modules.get("openvino")
     return {
         "profile": order.profile,
         "changes": order.changes,
@@ -483,15 +496,22 @@ def describe_result(
         "data_hash": corpus.content_hash,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": describe_device(training.device),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            **({"openvino": asked.__version__} if asked else {}),
-        },
+        "versions": versions_of(training.course),
         "history": progress.history,
         "sources": {k: str(v) for k, v in asdict(order.sources).items() if v},
     }
+
+
+def versions_of(course: Course) -> dict[str, str]:
+    """Return the versions of what a course is computed with."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    if isinstance(course, PatientCourse) and isinstance(course.answers.teacher, FusedBirdNet):
+        versions["openvino"] = import_openvino().__version__
+    return versions
 
 
 def told_before(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
