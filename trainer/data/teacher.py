@@ -29,6 +29,12 @@ BIRDNET_RATE = 48_000
 BIRDNET_SAMPLES = 144_000
 MODEL_FILE = "BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite"
 LABELS_FILE = "BirdNET_GLOBAL_6K_V2.4_Labels.txt"
+NOT_BIRDS = frozenset(
+    {"Dog", "Engine", "Environmental", "Fireworks", "Gun", "Human non-vocal", "Human vocal",
+     "Human whistle", "Noise", "Power tools", "Siren"}
+)  # fmt: skip
+"""Its classes that are no species: in its labels their scientific name is the common one. Nothing
+there tells its ninety or so frogs, crickets and mammals from birds"""
 HOP_S = 1.5
 FORMAT = 2
 """Part of the cache's key: raise it when windows begin elsewhere"""

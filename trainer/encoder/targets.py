@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fieldstation.records import Label, LabelKind
 from trainer.data.corpus import Corpus, Role
 from trainer.data.recordings import DataError
-from trainer.data.teacher import Lessons
+from trainer.data.teacher import NOT_BIRDS, Lessons
 from trainer.data.windows import WindowSet, active_windows
 from trainer.encoder.judging import sigmoid
 
@@ -22,11 +22,6 @@ HEARD = 0.3
 """A teacher whose best window of a label stays below did not hear it: the label alone speaks"""
 CERTAIN = 0.95
 """Target of a window that holds what its recording is labelled with"""
-NOT_BIRDS = frozenset(
-    {"Dog", "Engine", "Environmental", "Fireworks", "Gun", "Human non-vocal", "Human vocal",
-     "Human whistle", "Noise", "Power tools", "Siren"}
-)  # fmt: skip
-"""BirdNET's names for what is no animal"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from fieldstation.analysis.classifier import Classifier
 from fieldstation.bundle import Bundle
 from trainer.data.audio import Samples
 from trainer.data.recordings import Recording
-from trainer.data.teacher import NAME, BirdNet, Lessons, Teacher, ask
+from trainer.data.teacher import NAME, NOT_BIRDS, BirdNet, Lessons, Teacher, ask
 from trainer.data.windows import WindowGrid
 from trainer.encoder.judging import sigmoid
 from trainer.evaluation.hearing import Heard, batches_of, decoded
@@ -65,12 +65,14 @@ def as_heard(
 ) -> tuple[Heard, list[str]]:
     """Return a teacher's answers in a bundle's labels, and the species that it does not know.
 
-    Its likeliest species that is none of ours stands in one column behind: another bird.
+    Its likeliest species that is none of ours stands in one column behind: another bird. An engine
+    is none.
     """
     place = {name: index for index, name in enumerate(teacher.names)}
     names = [bundle.labels[label].scientific_name for label in heard.species]
     columns = np.array([place.get(name, -1) for name in names])
-    others = np.setdiff1d(np.arange(len(teacher.names)), columns)
+    species = [i for i, name in enumerate(teacher.names) if name not in NOT_BIRDS]
+    others = np.setdiff1d(species, columns)
     given = [answer for answer in answers if answer is not None]
     rows = [_in_columns(answer, columns, others) for answer in given]
     here = np.array([answer is not None for answer in answers])

@@ -13,7 +13,7 @@ from tests.onnx_models import make_tone_bundle
 from tests.trainer.data.test_teacher import FakeTeacher
 from tests.trainer.evaluation.folders import CHAFFINCH, write_audio, write_table
 from trainer.data.recordings import Recording
-from trainer.data.teacher import Lessons
+from trainer.data.teacher import NOT_BIRDS, BirdNet, Lessons
 from trainer.evaluation.hearing import hear
 from trainer.evaluation.measures import strangers
 from trainer.evaluation.peers import as_heard, has_same_windows, judge_birdnet, writable
@@ -55,6 +55,19 @@ def test_a_teachers_answers_stand_in_our_columns(tones: Bundle, tmp_path: Path) 
     np.testing.assert_allclose(peer.probabilities[0], [1 / (1 + np.exp(-4)), 0, 0.731], atol=1e-3)
     assert strangers(peer)["unknown_auroc"] == 1.0
     assert has_same_windows(ours, peer)
+
+
+def test_what_is_no_species_is_no_other_bird(tones: Bundle, tmp_path: Path) -> None:
+    """A chaffinch beside an engine is no stranger, however loud the engine is."""
+    found = recordings(tmp_path, ["Fringilla coelebs", "Corvus corax"])
+    ours, _, _ = hear(tones, found)
+    teacher = FakeTeacher(names=("Engine", "Fringilla coelebs", "Corvus corax"))
+    answers = [lessons([[9, 4, -4]] * 3), lessons([[-9, 1, 1]] * 3)]
+    peer, _ = as_heard(teacher, answers, ours, tones)
+    assert peer.probabilities[0, -1] == pytest.approx(1 / (1 + np.exp(4)), abs=1e-3)
+    assert strangers(peer)["unknown_auroc"] == 1.0
+    teacher = FakeTeacher(names=("Engine", "Fringilla coelebs", "Parus major"))
+    assert len(as_heard(teacher, answers, ours, tones)[0].unknown) == 0
 
 
 def test_a_recording_that_a_peer_cannot_hear_is_left_out_of_its_figures(
@@ -108,5 +121,6 @@ def test_birdnet_itself_stands_beside(tones: Bundle, tmp_path: Path) -> None:
     ours, kept, _ = hear(tones, found)
     report, _ = judge_birdnet(tones, ours, kept, Path(str(BIRDNET)), tmp_path / "cache")
     assert report["labels_it_does_not_know"] == []
+    assert set(BirdNet(Path(str(BIRDNET))).names) >= NOT_BIRDS
     assert report["same_windows"]
     assert report["n_timed"] >= 200
