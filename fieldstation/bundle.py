@@ -1,7 +1,8 @@
 """A model bundle: a folder that describes itself.
 
     bundle.json    labels in logit order, sample rate, outputs, temperature, thresholds, card
-    encoder.onnx   waveform [batch, samples] -> logits [batch, labels] (+ embedding, mel)
+    encoder.onnx   waveform [batch, samples] -> logits [batch, labels]
+                   (+ embedding, mel, frame_logits)
     golden.npz     an input and what the encoder must make of it
     NOTICE         licence and sources of what it was trained on (free text)
 
@@ -70,6 +71,7 @@ class Outputs:
     logits: str = "logits"
     embedding: str | None = "embedding"
     mel: str | None = "mel"
+    frame_logits: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -376,12 +378,9 @@ def _check(bundle: Bundle) -> None:
 
 def _check_names(where: str, bundle: Bundle) -> None:
     """Check that the graph's ends are named; only the optional outputs may have none."""
-    optional = {"embedding": bundle.outputs.embedding, "mel": bundle.outputs.mel}
-    names = {
-        "logits": bundle.outputs.logits,
-        **{k: v for k, v in optional.items() if v is not None},
-    }
-    for role, name in names.items():
+    for role, name in asdict(bundle.outputs).items():
+        if name is None and role != "logits":
+            continue
         if not isinstance(name, str) or not name:
             raise BundleError(f"{where}: outputs.{role} is {name!r}; must be a name")
 

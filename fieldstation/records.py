@@ -77,6 +77,9 @@ class Prediction:
     """float32 [labels], calibrated, in the bundle's label order"""
     embedding: NDArray[np.float32] | None = None
     """float32 [512], or None where the bundle has none"""
+    frames: NDArray[np.float32] | None = None
+    """float32 [labels, frames], how probable each label is in each of the equal parts of the
+    window; None where the bundle does not say"""
 
 
 class LabelKind(StrEnum):
@@ -103,7 +106,9 @@ class Event:
     id: UUID
     label: Label
     started_at: int
+    """When it was first heard: a frame's begin, where the bundle has frames, else a window's"""
     ended_at: int
+    """When it was last heard, likewise"""
     probability: float
     """Highest of its windows"""
     threshold: float

@@ -16,6 +16,7 @@ pixels drawn from N(colour, GRAIN²), so what its samplers must give is known.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def make_tone_bundle(
     threshold: float = 0.5,
     batch: int | None = None,
     extras: bool = True,
+    frames: bool = False,
 ) -> Bundle:
     """Write a bundle whose encoder hears tones; the last label is `no bird`.
 
@@ -79,9 +81,10 @@ def make_tone_bundle(
             `no bird` is always at one half).
         batch: a number freezes the graph's batch; None leaves it open.
         extras: whether the graph has the outputs `embedding` and `mel`.
+        frames: whether it has the output `frame_logits`: the same by frame.
     """
     folder.mkdir(parents=True)
-    graph = tone_encoder(frequencies, sample_rate, samples, batch, extras)
+    graph = tone_encoder(frequencies, sample_rate, samples, batch, extras, frames)
     onnx.save(graph, folder / "encoder.onnx")
     labels = [Label(name, COMMON_NAMES.get(name, name)) for name in frequencies]
     bundle = Bundle(
@@ -92,7 +95,7 @@ def make_tone_bundle(
         thresholds=(threshold,) * (len(labels) + 1),
         sample_rate=sample_rate,
         samples_per_window=samples,
-        outputs=Outputs() if extras else Outputs(embedding=None, mel=None),
+        outputs=_outputs(extras, frames),
         activation=activation,
         licence="CC0-1.0",
         trained_on={"data": "none: the graph was written by hand"},
@@ -106,25 +109,29 @@ def tone_encoder(
     samples: int,
     batch: int | None = None,
     extras: bool = True,
+    frames: bool = False,
 ) -> Any:
     """Return the ONNX model: waveform [batch, samples] -> logits [batch, tones + 1]."""
     n, n_tones = batch or "batch", len(frequencies)
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [n, n_tones + 1])]
+    n_frames = samples // FRAME
     if extras:
-        frames = samples // FRAME
         outputs += [
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [n, 512]),
-            helper.make_tensor_value_info("mel", TensorProto.FLOAT, [n, n_tones, frames]),
+            helper.make_tensor_value_info("mel", TensorProto.FLOAT, [n, n_tones, n_frames]),
         ]
+    if frames:
+        shape = [n, n_tones + 1, n_frames]
+        outputs.append(helper.make_tensor_value_info("frame_logits", TensorProto.FLOAT, shape))
     graph = helper.make_graph(
-        _nodes(extras),
+        _nodes(extras, frames),
         "tones",
         [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [n, samples])],
         outputs,
         [
             numpy_helper.from_array(array, name)
             for name, array in _weights(list(frequencies.values()), sample_rate).items()
-            if extras or name != "to_embedding"
+            if (extras or name != "to_embedding") and (frames or name != "to_frame_logits")
         ],
     )
     opset = [helper.make_opsetid("", 17)]
@@ -133,7 +140,12 @@ def tone_encoder(
     return model
 
 
-def _nodes(extras: bool) -> list[Any]:
+def _outputs(extras: bool, frames: bool) -> Outputs:
+    outputs = Outputs() if extras else Outputs(embedding=None, mel=None)
+    return replace(outputs, frame_logits="frame_logits") if frames else outputs
+
+
+def _nodes(extras: bool, frames: bool) -> list[Any]:
     """Return the graph: Hann-windowed sines and cosines, squared, summed, averaged, compared."""
     nodes = [
         helper.make_node("Unsqueeze", ["waveform", "channel_axis"], ["framed"]),
@@ -151,6 +163,13 @@ def _nodes(extras: bool) -> list[Any]:
             helper.make_node("MatMul", ["log_ratio", "to_embedding"], ["embedding"]),
             helper.make_node("Identity", ["energy"], ["mel"]),
         ]
+    if frames:
+        nodes += [
+            helper.make_node("Add", ["energy", "floor"], ["frame_floored"]),
+            helper.make_node("Div", ["frame_floored", "reference"], ["frame_ratio"]),
+            helper.make_node("Log", ["frame_ratio"], ["frame_log_ratio"]),
+            helper.make_node("MatMul", ["to_frame_logits", "frame_log_ratio"], ["frame_logits"]),
+        ]
     return nodes
 
 
@@ -166,6 +185,7 @@ def _weights(frequencies: list[float], sample_rate: int) -> dict[str, NDArray[An
         "floor": np.float32(FLOOR).reshape(1),
         "reference": np.float32(REFERENCE_ENERGY).reshape(1),
         "to_logits": (SLOPE * np.eye(n_tones, n_tones + 1)).astype(np.float32),
+        "to_frame_logits": (SLOPE * np.eye(n_tones + 1, n_tones)).astype(np.float32),
         "to_embedding": _to_embedding(n_tones),
     }
 

@@ -18,7 +18,7 @@ from fieldstation.records import AudioChunk, Event, FileOrigin, Place, StationId
 from fieldstation.station import Recorder, Station, make_ear, thresholds
 from fieldstation.store.station_db import StationStore
 from tests.fakes import FakeClock
-from tests.onnx_models import make_tone_bundle, tone
+from tests.onnx_models import FRAME, make_tone_bundle, tone
 
 RATE = 48_000
 WHO = StationIdentity("hedge", "0123456789abcdef", "Europe/Berlin", Place("garden", 52.5, 13.4))
@@ -94,6 +94,21 @@ def test_a_tone_becomes_an_event_and_its_message_in_one_transaction(
         assert abs(detection.started_at - BEGAN - start_s * 1_000_000) <= hop_us
         assert (detection.station, detection.place) == ("hedge", "garden")
         assert detection.timezone == "Europe/Berlin"
+
+
+def test_with_frames_an_event_points_at_the_call(tmp_path: Path, store: StationStore) -> None:
+    """Heard in a window of 1 s, a tone of 0.4 s is told to the frame; its origin is its window."""
+    framed = make_tone_bundle(tmp_path / "framed", frames=True)
+    sound = np.zeros(6 * RATE, np.float32)
+    sound[round(3.3 * RATE) : round(3.7 * RATE)] = tone(2_000, 0.4, RATE)
+    (event,) = hear(make_station(framed, store), sound, origin="ab" * 32)
+    (told,) = [read_detection(r.message.topic, r.message.payload) for r in store.pending()]
+    frame_us = 1_000_000 * FRAME // framed.sample_rate
+    assert abs(told.started_at - BEGAN - 3_300_000) <= frame_us
+    assert abs(told.ended_at - BEGAN - 3_700_000) <= frame_us
+    assert (event.started_at, event.ended_at) == (told.started_at, told.ended_at)
+    assert event.file is not None
+    assert event.file.first_sample == round(2.5 * RATE)
 
 
 def test_an_open_event_is_closed_and_kept_at_the_end(bundle: Bundle, store: StationStore) -> None:

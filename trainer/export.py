@@ -21,7 +21,8 @@ from trainer.encoder.running import Floats, cpu_session, run_logits
 OPSET = 18
 HALF_FROM = 4096
 """Smaller tensors stay fp32: they weigh nothing, and a batch norm's variance needs the range"""
-OUTPUTS = ("logits", "embedding", "mel")
+OUTPUTS = ("logits", "embedding", "mel", "frame_logits")
+"""In the order in which a network gives them; the last not every network has"""
 
 
 class ExportError(ValueError):
@@ -29,8 +30,11 @@ class ExportError(ValueError):
 
 
 def export_encoder(network: nn.Module, samples_per_window: int, path: Path) -> None:
-    """Write a network as ONNX, waveform [batch, samples] -> logits, embedding, mel; fp32."""
-    export(network, {"waveform": torch.randn(2, samples_per_window) * 0.1}, OUTPUTS, path)
+    """Write a network as ONNX, waveform [batch, samples] -> those of `OUTPUTS` it has; fp32."""
+    waveform = torch.randn(2, samples_per_window) * 0.1
+    with torch.inference_mode():
+        outputs = OUTPUTS[: len(network.cpu().float().eval()(waveform))]
+    export(network, {"waveform": waveform}, outputs, path)
 
 
 def export(

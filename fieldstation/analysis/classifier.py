@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from fieldstation.records import Prediction, Window
 
 EMBEDDING = 512
 """What an embedding must hold: four tokens of 128 that condition the generator"""
+ROLES = "logits", "embedding", "frame_logits"
+"""What a station makes use of"""
 
 Floats = NDArray[np.float32]
 
@@ -45,8 +47,8 @@ class Classifier:
         self._session = open_session(bundle.encoder_path, provider, n_threads)
         self._one_by_one = _check_input(bundle, self._session.get_inputs())
         _check_outputs(bundle, self._session.get_outputs())
-        names = bundle.outputs
-        self._outputs = [name for name in (names.logits, names.embedding) if name is not None]
+        named = {role: getattr(bundle.outputs, role) for role in ROLES}
+        self._names = {role: name for role, name in named.items() if name is not None}
 
     @property
     def path(self) -> Path:
@@ -70,19 +72,14 @@ class Classifier:
             return []
         for window in windows:
             _check_window(window, self._bundle.samples_per_window)
-        logits, embeddings = self.run(np.stack([window.samples for window in windows]))
-        probabilities = activate(logits, self._bundle)
-        for window, row in zip(windows, probabilities, strict=True):
-            if not np.isfinite(row).all():
-                raise Overflow(
-                    f"{_name(window)} overflows the encoder: its peak is "
-                    f"{np.abs(window.samples).max():.3g}, full scale is 1"
-                )
-        rows = embeddings if embeddings is not None else [None] * len(windows)
-        return [
-            Prediction(window, row, embedding)
-            for window, row, embedding in zip(windows, probabilities, rows, strict=True)
-        ]
+        made = self._make(np.stack([window.samples for window in windows]))
+        probabilities = activate(made["logits"], self._bundle)
+        _check_finite(windows, probabilities)
+        nothing = [None] * len(windows)
+        by_frame = made.get("frame_logits")
+        frames = nothing if by_frame is None else activate(by_frame, self._bundle)
+        rows = zip(windows, probabilities, made.get("embedding", nothing), frames, strict=True)
+        return [Prediction(*row) for row in rows]
 
     def run(self, waveforms: Floats) -> tuple[Floats, Floats | None]:
         """Return raw logits and embeddings.
@@ -96,17 +93,23 @@ class Classifier:
         Raises:
             BundleError: the graph gives another number of labels than the bundle has.
         """
+        made = self._make(waveforms)
+        return made["logits"], made.get("embedding")
+
+    def _make(self, waveforms: Floats) -> dict[str, Floats]:
+        """Return by role what the graph gives; see `run`."""
         step = 1 if self._one_by_one else len(waveforms)
         batches = [
-            self._session.run(self._outputs, {self._bundle.input: waveforms[i : i + step]})
+            self._session.run(
+                list(self._names.values()), {self._bundle.input: waveforms[i : i + step]}
+            )
             for i in range(0, len(waveforms), step)
         ]
-        logits, *embeddings = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        _check_shape(self._bundle, "logits", logits, (len(waveforms), len(self._bundle.labels)))
-        if not embeddings:
-            return logits, None
-        _check_shape(self._bundle, "embedding", embeddings[0], (len(waveforms), EMBEDDING))
-        return logits, embeddings[0]
+        arrays = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        made = dict(zip(self._names, arrays, strict=True))
+        for role, array in made.items():
+            _check_shape(self._bundle, role, array, len(waveforms))
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,17 +174,18 @@ def activate(logits: Floats, bundle: Bundle) -> Floats:
     """Return calibrated probabilities.
 
     Args:
-        logits: float32 [n, labels].
+        logits: float32 [n, labels], or by frame [n, labels, frames].
 
     Returns:
-        float32 [n, labels]: softmax or sigmoid of logits / temperature + offsets; with `none`
+        float32 alike: softmax or sigmoid of logits / temperature + offsets; with `none`
         what the graph gives, kept within 0..1.
     """
     if bundle.activation == "none":
         return np.asarray(np.clip(logits, 0, 1))
     z = logits / np.float32(bundle.temperature)
     if bundle.offsets:
-        z = z + np.asarray(bundle.offsets, np.float32)
+        offsets = np.asarray(bundle.offsets, np.float32)
+        z = z + offsets.reshape(-1, *[1] * (z.ndim - 2))
     if bundle.activation == "sigmoid":
         # tanh saturates where exp would overflow
         return np.asarray(np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * z))
@@ -215,12 +219,7 @@ def _check_input(bundle: Bundle, inputs: Sequence[Any]) -> bool:
 def _check_outputs(bundle: Bundle, outputs: Sequence[Any]) -> None:
     """Check that the outputs that the bundle names are there and shaped as it says."""
     shapes = {node.name: node.shape for node in outputs}
-    named = {
-        "logits": (bundle.outputs.logits, len(bundle.labels)),
-        "embedding": (bundle.outputs.embedding, EMBEDDING),
-        "mel": (bundle.outputs.mel, None),
-    }
-    for role, (name, width) in named.items():
+    for role, name in asdict(bundle.outputs).items():
         if name is None:
             continue
         if name not in shapes:
@@ -228,18 +227,36 @@ def _check_outputs(bundle: Bundle, outputs: Sequence[Any]) -> None:
                 f"{bundle.encoder_path} has the outputs {', '.join(shapes)}; the bundle's "
                 f"{role} is {name!r}: correct outputs in bundle.json"
             )
-        if width is not None and not fits(shapes[name], (None, width)):
+        if role != "mel" and not fits(shapes[name], (None, *_widths(bundle, role))):
             raise BundleError(
-                f"{bundle.encoder_path}: {role} is {shapes[name]}; must be [batch, {width}]"
+                f"{bundle.encoder_path}: {role} is {shapes[name]}; must be "
+                f"{_words('batch', _widths(bundle, role))}"
             )
 
 
-def _check_shape(bundle: Bundle, role: str, array: Floats, shape: tuple[int, int]) -> None:
-    """Check what a graph with open dimensions gave."""
-    if array.shape != shape:
+def _check_shape(bundle: Bundle, role: str, array: Floats, n: int) -> None:
+    """Check what a graph with open dimensions gave for n windows."""
+    widths = _widths(bundle, role)
+    if not array.size or not fits(array.shape, (n, *widths)):
         raise BundleError(
-            f"{bundle.encoder_path} gives {role} {list(array.shape)}; must be {list(shape)}"
+            f"{bundle.encoder_path} gives {role} {list(array.shape)}; must be {_words(n, widths)}"
         )
+
+
+def _widths(bundle: Bundle, role: str) -> tuple[int | None, ...]:
+    """Return the axes of an output but the first; None where any length will do."""
+    n_labels = len(bundle.labels)
+    return {
+        "logits": (n_labels,),
+        "embedding": (EMBEDDING,),
+        "frame_logits": (n_labels, None),
+    }[role]
+
+
+def _words(first: object, widths: Sequence[int | None]) -> str:
+    """Return a shape for people."""
+    others = ("frames" if width is None else width for width in widths)
+    return f"[{', '.join(map(str, (first, *others)))}]"
 
 
 def _check_window(window: Window, n: int) -> None:
@@ -247,6 +264,15 @@ def _check_window(window: Window, n: int) -> None:
         raise ValueError(f"{_name(window)} has {window.samples.shape} samples; must be ({n},)")
     if not np.isfinite(window.samples).all():
         raise ValueError(f"{_name(window)} holds samples that are not finite")
+
+
+def _check_finite(windows: Sequence[Window], probabilities: Floats) -> None:
+    for window, row in zip(windows, probabilities, strict=True):
+        if not np.isfinite(row).all():
+            raise Overflow(
+                f"{_name(window)} overflows the encoder: its peak is "
+                f"{np.abs(window.samples).max():.3g}, full scale is 1"
+            )
 
 
 def _name(window: Window) -> str:

@@ -3,10 +3,13 @@
 Windows of one label that reach its threshold merge into one event. The event closes at the first
 window without the label, where hearing broke off (a gap, another file), at `max_event_s`, or at
 the end. Each label is followed on its own, so several birds at once are several events.
+Windows decide what is an event; where an encoder says what it heard in each frame of a window,
+an event begins and ends with the frames that hold its label.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -19,6 +22,9 @@ from fieldstation.records import Event, FileOrigin, Label, LabelKind, Prediction
 
 Identify = Callable[[Label, Window], UUID]
 """Names an event by its label and first window"""
+FRAME_SHARE = 0.5
+"""Of the label's threshold, from which a frame holds the label: less sound says less, and at the
+whole of it the faint ends of songs are cut off (docs/decisions/onsets.md)"""
 
 
 class Tracker:
@@ -77,10 +83,10 @@ class Tracker:
         self._file = window.file
         ended_at = _ended_at(window, self._sample_rate)
         heard = self._heard(prediction.probabilities)
-        for index in self._open.keys() - heard.keys():
+        for index in self._open.keys() - set(heard):
             closed.append(self._close(index))
-        for index, probability in heard.items():
-            closed += self._extend(index, probability, ended_at, prediction)
+        for index in heard:
+            closed += self._extend(index, ended_at, prediction)
         return sorted(closed, key=self._order)
 
     def finish(self) -> list[Event]:
@@ -90,26 +96,25 @@ class Tracker:
     def _breaks_off(self, window: Window) -> bool:
         return window.after_gap or _content(window.file) != _content(self._file)
 
-    def _heard(self, probabilities: NDArray[np.float32]) -> dict[int, float]:
-        """Return the probability of each species, by index, that reached its threshold."""
+    def _heard(self, probabilities: NDArray[np.float32]) -> list[int]:
+        """Return the index of each species that reached its threshold."""
         if probabilities.shape != (len(self._labels),):
             raise ValueError(f"{probabilities.shape} probabilities for {len(self._labels)} labels")
-        reached = np.flatnonzero(probabilities >= self._limits)
-        return {int(index): float(probabilities[index]) for index in reached}
+        reached: list[int] = np.flatnonzero(probabilities >= self._limits).tolist()
+        return reached
 
-    def _extend(
-        self, index: int, probability: float, ended_at: int, prediction: Prediction
-    ) -> list[Event]:
+    def _extend(self, index: int, ended_at: int, prediction: Prediction) -> list[Event]:
         """Let a label's event go on, or begin one; return the events that became full."""
         closed = []
         event = self._open.get(index)
-        if event is not None and ended_at - event.started_at > self._longest:
+        if event is not None and ended_at - event.began_at > self._longest:
             closed.append(self._close(index))
             event = None
         if event is None:
             event = self._begin(index, prediction.window)
-        event.add(probability, ended_at, prediction.embedding)
-        if ended_at - event.started_at >= self._longest:
+        least = FRAME_SHARE * self._thresholds[index]
+        event.add(index, prediction, heard_in(prediction, index, least, self._sample_rate))
+        if ended_at - event.began_at >= self._longest:
             closed.append(self._close(index))
         return closed
 
@@ -124,8 +129,8 @@ class Tracker:
         return Event(
             id=event.id,
             label=self._labels[index],
-            started_at=event.started_at,
-            ended_at=event.ended_at,
+            started_at=event.heard_from,
+            ended_at=event.heard_until,
             probability=event.probability,
             threshold=self._thresholds[index],
             encoder_id=self._encoder_id,
@@ -143,20 +148,44 @@ class _OpenEvent:
     """What is known of an event while it goes on."""
 
     id: UUID
-    started_at: int
+    began_at: int
+    """Of its first window: what limits its length"""
     file: FileOrigin | None
-    ended_at: int = 0
+    heard_from: int = sys.maxsize
+    heard_until: int = -sys.maxsize
     probability: float = -1.0
     n_windows: int = 0
     embedding: NDArray[np.float32] | None = None
 
-    def add(self, probability: float, ended_at: int, embedding: NDArray[np.float32] | None) -> None:
+    def add(self, index: int, prediction: Prediction, heard: tuple[int, int]) -> None:
         """Take one more window; of equally probable ones the first stays the best."""
         self.n_windows += 1
-        self.ended_at = ended_at
+        self.heard_from = min(self.heard_from, heard[0])
+        self.heard_until = max(self.heard_until, heard[1])
+        probability = float(prediction.probabilities[index])
         if probability > self.probability:
             self.probability = probability
-            self.embedding = embedding
+            self.embedding = prediction.embedding
+
+
+def heard_in(prediction: Prediction, index: int, least: float, sample_rate: int) -> tuple[int, int]:
+    """Return the instants from which and until which a window holds a label.
+
+    Args:
+        least: probability from which a frame holds it; where no frame does, or there are none,
+            the whole window does.
+    """
+    window = prediction.window
+    whole = window.started_at, _ended_at(window, sample_rate)
+    if prediction.frames is None:
+        return whole
+    holding = np.flatnonzero(prediction.frames[index] >= least)
+    if not holding.size:
+        return whole
+    frame_us = len(window.samples) * US_PER_S / sample_rate / prediction.frames.shape[1]
+    first = window.started_at + round(int(holding[0]) * frame_us)
+    end = min(window.started_at + round((int(holding[-1]) + 1) * frame_us), whole[1])
+    return (first, end) if first < end else whole
 
 
 def explain(prediction: Prediction, labels: Sequence[Label], thresholds: Sequence[float]) -> str:

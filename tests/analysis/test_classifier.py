@@ -20,7 +20,7 @@ from fieldstation.analysis.classifier import Classifier, activate, check_golden
 from fieldstation.bundle import Bundle, BundleError, Outputs, hash_file, load_bundle
 from fieldstation.onnx_session import CPU, CUDA, ProviderMissing
 from fieldstation.records import FileOrigin, Window
-from tests.onnx_models import make_tone_bundle, tone
+from tests.onnx_models import FRAME, make_tone_bundle, tone
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,39 @@ def test_a_graph_without_embedding_gives_none(tmp_path: Path) -> None:
     bundle = make_tone_bundle(tmp_path / "bare", extras=False)
     (prediction,) = Classifier(bundle).predict([window(tone(2_000, 1))])
     assert prediction.embedding is None
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("batch", [None, 1])
+def test_frames_say_when_a_tone_was_heard(
+    tmp_path: Path, activation: str, batch: int | None
+) -> None:
+    """Each frame has probabilities of its own: those of a window that were all like it."""
+    bundle = make_tone_bundle(tmp_path / "a", activation=activation, batch=batch, frames=True)
+    sound = np.concatenate([tone(2_000, 0.5), tone(4_000, 0.5)])
+    chaffinch, silence = Classifier(bundle).predict([window(sound), window(0 * sound)])
+    assert chaffinch.frames is not None
+    assert chaffinch.frames.shape == (3, 22_050 // FRAME)
+    assert (chaffinch.frames[0, :20] > 0.99).all()
+    assert (chaffinch.frames[0, 23:] < 0.01).all()
+    assert (chaffinch.frames[1, 23:] > 0.99).all()
+    assert silence.frames is not None
+    np.testing.assert_allclose(silence.frames[:, 7], silence.probabilities, atol=1e-6)
+
+
+def test_frames_are_calibrated_like_windows(tmp_path: Path) -> None:
+    """Temperature and each label's own offset hold for its frames too."""
+    bundle = make_tone_bundle(tmp_path / "a", activation="sigmoid", frames=True)
+    bundle = replace(bundle, temperature=2.0, offsets=(0.5, -1.0, 0.25))
+    (prediction,) = Classifier(bundle).predict([window(tone(2_000, 1, amplitude=0.05))])
+    assert prediction.frames is not None
+    np.testing.assert_allclose(prediction.frames[:, 7], prediction.probabilities, atol=0.01)
+
+
+def test_a_graph_without_frames_gives_none(bundle: Bundle) -> None:
+    """What a bundle does not say is absent, not made up."""
+    (prediction,) = Classifier(bundle).predict([window(tone(2_000, 1))])
+    assert prediction.frames is None
 
 
 def test_several_tones_are_heard_at_once_with_sigmoid(tmp_path: Path) -> None:
@@ -194,6 +227,12 @@ def test_a_truncated_graph_is_refused(tmp_path: Path) -> None:
         ({"outputs": Outputs(mel="picture")}, r"the bundle's mel is 'picture'"),
         ({"outputs": Outputs(logits="embedding")}, r"logits is \['batch', 512\]; must be .* 3\]"),
         ({"outputs": Outputs(embedding="logits")}, r"must be \[batch, 512\]"),
+        ({"outputs": Outputs(frame_logits="frames")}, r"the bundle's frame_logits is 'frames'"),
+        ({"outputs": Outputs(frame_logits="logits")}, r"must be \[batch, 3, frames\]"),
+        (
+            {"outputs": Outputs(frame_logits="mel")},
+            r"is \['batch', 2, 43\]; must be \[batch, 3, fr",
+        ),
     ],
 )
 def test_a_graph_that_is_not_what_the_bundle_says_is_refused(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from fieldstation.analysis.tracker import Tracker, explain
 from fieldstation.clock import US_PER_S
@@ -34,6 +36,7 @@ def prediction(
     after_gap: bool = False,
     file: FileOrigin | None = None,
     n_padding: int = 0,
+    frames: Sequence[Sequence[float]] | None = None,
 ) -> Prediction:
     """Return what window `index` of a stream gave; its embedding holds its index."""
     n = WINDOW_S * RATE
@@ -47,7 +50,13 @@ def prediction(
         file=file,
     )
     embedding = np.full(512, index, np.float32)
-    return Prediction(window, np.asarray(probabilities, np.float32), embedding)
+    by_frame = None if frames is None else np.asarray(frames, np.float32)
+    return Prediction(window, np.asarray(probabilities, np.float32), embedding, by_frame)
+
+
+def sung(*chaffinch: float) -> list[list[float]]:
+    """Return frames in which nothing but a Chaffinch is heard."""
+    return [list(chaffinch), *([[0.0] * len(chaffinch)] * 3)]
 
 
 def tracker(max_event_s: float = 30) -> Tracker:
@@ -160,6 +169,61 @@ def test_padding_is_not_part_of_an_event() -> None:
     assert second(event.ended_at) == 1
 
 
+def test_frames_say_when_a_bird_began_and_ended() -> None:
+    """Of windows of 2 s and 8 frames, the fifth frame is the second's first quarter."""
+    loud, mixed = sung(0, 0, 0, 0, 0.9, 0.9, 0.9, 0.9), sung(0.9, 0.9, 0.9, 0, 0.3, 0.1, 0, 0)
+    stream = [
+        prediction(0, [0.9, 0, 0, 0], frames=loud),
+        prediction(1, [0.6, 0, 0, 0], frames=mixed),
+    ]
+    (event,) = follow(stream)
+    assert (second(event.started_at), second(event.ended_at)) == (1.0, 2.25)
+    assert event.n_windows == 2
+
+
+def test_a_frame_counts_from_half_the_threshold() -> None:
+    """Half of one half is enough, and just less is not; each label has its own threshold."""
+    frames = [[0.24, 0.25, 0.3, 0.24], [0.34, 0.34, 0.36, 0.34], [0.9] * 4, [0.9] * 4]
+    chaffinch, great_tit = follow([prediction(0, [0.5, 0.71, 0, 0], frames=frames)])
+    assert (second(chaffinch.started_at), second(chaffinch.ended_at)) == (0.5, 1.5)
+    assert (second(great_tit.started_at), second(great_tit.ended_at)) == (1.0, 1.5)
+
+
+@pytest.mark.parametrize("frames", [None, sung(0, 0.1, 0, 0), sung(np.nan, np.nan)])
+def test_without_a_frame_that_holds_the_bird_the_window_counts(
+    frames: list[list[float]] | None,
+) -> None:
+    """An encoder without frames, or whose frames say nothing, leaves an event its windows."""
+    (event,) = follow([prediction(3, [0.9, 0, 0, 0], frames=frames)])
+    assert (second(event.started_at), second(event.ended_at)) == (3, 5)
+
+
+def test_no_event_is_heard_in_padding() -> None:
+    """What frames hear in zeros behind the sound's end lengthens nothing, and begins nothing."""
+    until_the_end = [prediction(0, [1, 0, 0, 0], n_padding=RATE, frames=sung(0, 1, 1, 1))]
+    behind_it = [prediction(0, [1, 0, 0, 0], n_padding=RATE, frames=sung(0, 0, 1, 1))]
+    (one,), (other,) = follow(until_the_end), follow(behind_it)
+    assert (second(one.started_at), second(one.ended_at)) == (0.5, 1)
+    assert (second(other.started_at), second(other.ended_at)) == (0, 1)
+
+
+def test_frames_shorten_no_limit() -> None:
+    """An event is full by its windows, whatever its frames say."""
+    frames = sung(0, 0, 1, 0)
+    stream = [prediction(i, [1, 0, 0, 0], frames=frames) for i in range(10)]
+    events = follow(stream, max_event_s=5)
+    assert [e.n_windows for e in events] == [4, 4, 2]
+    assert [second(e.started_at) for e in events] == [1, 5, 9]
+
+
+def test_an_event_before_1970_has_times() -> None:
+    """Recordings may be old."""
+    early = prediction(0, [1, 0, 0, 0], frames=sung(0, 1))
+    early = replace(early, window=replace(early.window, started_at=-10 * US_PER_S))
+    (event,) = follow([early])
+    assert (event.started_at, event.ended_at) == (-9 * US_PER_S, -8 * US_PER_S)
+
+
 def test_finishing_in_the_middle_leaves_the_tracker_usable() -> None:
     """A source that broke off closes its events; the next window begins anew."""
     followed = tracker()
@@ -192,6 +256,7 @@ def test_explain_says_why_a_window_gave_nothing() -> None:
 
 
 PROBABILITY = st.sampled_from([0.0, 0.49, 0.5, 0.69, 0.71, 1.0])
+RATIO = st.floats(0, 1, width=32)
 
 
 @st.composite
@@ -206,6 +271,32 @@ def streams(draw: st.DrawFn) -> list[Prediction]:
         row = draw(st.lists(PROBABILITY, min_size=4, max_size=4))
         stream.append(prediction(index, row, after_gap=after_gap, file=file))
     return stream
+
+
+@st.composite
+def framed(draw: st.DrawFn) -> list[Prediction]:
+    """Return such windows, some with any frames."""
+    frames = st.none() | hnp.arrays(
+        np.float32, st.tuples(st.just(4), st.integers(1, 5)), elements=RATIO
+    )
+    return [replace(each, frames=draw(frames)) for each in draw(streams())]
+
+
+@given(framed(), st.sampled_from([2, 3.5, 5, 30]))
+def test_frames_change_times_alone_and_only_to_nearer(
+    stream: list[Prediction], max_event_s: float
+) -> None:
+    """The events are those of the windows; each lies within its windows and lasts."""
+    plain = follow([replace(each, frames=None) for each in stream], max_event_s)
+    finer = {event.id: event for event in follow(stream, max_event_s)}
+    assert len(finer) == len(plain)
+    for event in plain:
+        found = finer[event.id]
+        assert event.started_at <= found.started_at < found.ended_at <= event.ended_at
+        alike = replace(found, started_at=event.started_at, ended_at=event.ended_at)
+        assert [getattr(alike, n) for n in Event.__slots__] == [
+            getattr(event, n) for n in Event.__slots__
+        ]
 
 
 def reached(stream: Sequence[Prediction], index: int) -> list[Prediction]:

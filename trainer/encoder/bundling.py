@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldstation.bundle import Bundle, BundleError, Golden, save_bundle
+from fieldstation.bundle import Bundle, BundleError, Golden, Outputs, save_bundle
 from trainer.data.corpus import Role
 from trainer.data.recordings import Recording
 from trainer.encoder.fitting import Fitted
 from trainer.encoder.held_out import Calibration
 from trainer.encoder.mel import LogMel
 from trainer.encoder.running import cpu_session, run_logits
-from trainer.export import export_encoder, parity, store_half
+from trainer.export import OUTPUTS, export_encoder, parity, store_half
 
 LICENCE = "CC BY-NC-SA 4.0"
 """Recordings of that licence are among the sources; share-alike passes it on"""
@@ -60,7 +60,9 @@ def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name:
     graph = folder / "encoder.onnx"
     waveforms = golden_waveforms(profile.mel.sample_rate, profile.samples_per_window)
     delta = write_graph(fitted, graph, waveforms)
-    golden = Golden(waveforms, run_logits(cpu_session(graph, n_threads=1), waveforms))
+    session = cpu_session(graph, n_threads=1)
+    golden = Golden(waveforms, run_logits(session, waveforms))
+    there = {node.name for node in session.get_outputs()}
     bundle = Bundle(
         path=folder,
         name=name,
@@ -69,6 +71,7 @@ def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name:
         thresholds=calibration.thresholds,
         sample_rate=profile.mel.sample_rate,
         samples_per_window=profile.samples_per_window,
+        outputs=Outputs(**{name: name for name in OUTPUTS if name in there}),
         activation=profile.activation,
         temperature=calibration.scale.temperature,
         offsets=calibration.scale.offsets,

@@ -43,10 +43,11 @@ DEFAULT_SHAPE = FieldShape()
 
 
 class FieldEncoder(nn.Module):
-    """Waveform float32 [batch, 66150] -> (logits, embedding, log-mel).
+    """Waveform float32 [batch, 66150] -> (logits, embedding, log-mel, frame logits).
 
     logits float32 [batch, labels]; embedding float32 [batch, 512], the last map's 128 channels
-    average-pooled to 2×2, channels slowest; log-mel float32 [batch, 96, 256].
+    average-pooled to 2×2, channels slowest; log-mel float32 [batch, 96, 256]; frame logits
+    float32 [batch, labels, 16], of which each logit is a mean weighed by attention.
     """
 
     def __init__(self, n_labels: int, mel: MelConfig, shape: FieldShape = DEFAULT_SHAPE) -> None:
@@ -79,12 +80,15 @@ class FieldEncoder(nn.Module):
         self.to_attention = nn.Conv1d(FEATURES, n_labels, 1)
         self.to_teacher = nn.Linear(FEATURES, TEACHER_EMBEDDING)
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits, embedding and log-mel; see the class."""
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return logits, embedding, log-mel and frame logits; see the class."""
         mel = self.log_mel(waveform, N_FRAMES)
         last_map = self.last_map(mel)
+        features = self.features_of(last_map)
+        frame_logits = self.to_logits(features)
         embedding = nn.functional.avg_pool2d(last_map, (3, 8))
-        return self.logits_of(self.features_of(last_map)), torch.flatten(embedding, 1), mel
+        logits = self.attended(frame_logits, features)
+        return logits, torch.flatten(embedding, 1), mel, frame_logits
 
     def last_map(self, mel: Tensor) -> Tensor:
         """Return float32 [batch, 128, 6, 16] of a log-mel [batch, 96, 256]."""
@@ -99,8 +103,11 @@ class FieldEncoder(nn.Module):
         return features
 
     def logits_of(self, features: Tensor) -> Tensor:
+        """Return float32 [batch, labels] of features [batch, 256, 16]."""
+        return self.attended(self.to_logits(features), features)
+
+    def attended(self, frame_logits: Tensor, features: Tensor) -> Tensor:
         """Return float32 [batch, labels]: frame logits, weighed by each label's attention."""
-        frame_logits: Tensor = self.to_logits(features)
         if not self.shape.has_attention:
             return frame_logits.mean(dim=2)
         attention = torch.softmax(self.to_attention(features), dim=2)

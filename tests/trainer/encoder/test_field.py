@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
@@ -11,7 +12,8 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from trainer.encoder.bundling import golden_waveforms  # noqa: E402
 from trainer.encoder.field import FieldEncoder  # noqa: E402
 from trainer.encoder.profiles import PROFILES  # noqa: E402
-from trainer.export import export_encoder, parity  # noqa: E402
+from trainer.encoder.running import cpu_session  # noqa: E402
+from trainer.export import OUTPUTS, export_encoder, parity  # noqa: E402
 
 PROFILE = PROFILES["field"]
 
@@ -24,12 +26,21 @@ def encoder() -> FieldEncoder:
 
 
 def test_shapes(encoder: FieldEncoder) -> None:
-    """A 3 s window becomes n logits, an embedding of 512 and a 96×256 log-mel."""
+    """A 3 s window becomes n logits, an embedding of 512, a 96×256 log-mel, n logits a frame."""
     with torch.inference_mode():
-        logits, embedding, mel = encoder(torch.randn(2, PROFILE.samples_per_window))
+        logits, embedding, mel, frame_logits = encoder(torch.randn(2, PROFILE.samples_per_window))
     assert logits.shape == (2, 21)
     assert embedding.shape == (2, 512)
     assert mel.shape == (2, 96, 256)
+    assert frame_logits.shape == (2, 21, 16)
+
+
+def test_a_logit_is_a_mean_of_its_frames(encoder: FieldEncoder) -> None:
+    """A window is at most as sure as its surest frame: an event always has a frame."""
+    with torch.inference_mode():
+        logits, _, _, frame_logits = encoder(torch.randn(4, PROFILE.samples_per_window))
+    assert (logits <= frame_logits.amax(dim=2) + 1e-5).all()
+    assert (logits >= frame_logits.amin(dim=2) - 1e-5).all()
 
 
 def test_it_is_small(encoder: FieldEncoder) -> None:
@@ -50,4 +61,11 @@ def test_a_graph_gives_the_networks_logits(encoder: FieldEncoder, tmp_path: Path
     """Exported, it differs by less than a thousandth, for one window and for several."""
     n_samples, graph = PROFILE.samples_per_window, tmp_path / "encoder.onnx"
     export_encoder(encoder, n_samples, graph)
-    assert parity(encoder, graph, golden_waveforms(PROFILE.mel.sample_rate, n_samples)) < 1e-3
+    waveforms = golden_waveforms(PROFILE.mel.sample_rate, n_samples)
+    assert parity(encoder, graph, waveforms) < 1e-3
+    session = cpu_session(graph)
+    assert tuple(node.name for node in session.get_outputs()) == OUTPUTS
+    with torch.inference_mode():
+        expected = encoder(torch.from_numpy(waveforms))
+    for one, other in zip(session.run(OUTPUTS, {"waveform": waveforms}), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
