@@ -22,7 +22,7 @@ from fieldstation.records import Event, FileOrigin, Label, LabelKind, Prediction
 
 Identify = Callable[[Label, Window], UUID]
 """Names an event by its label and first window"""
-FRAME_SHARE = 0.5
+FRAME_SHARE = 0.25
 """Of the label's threshold, from which a frame holds the label: less sound says less, and at the
 whole of it the faint ends of songs are cut off (docs/decisions/onsets.md)"""
 

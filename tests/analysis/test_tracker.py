@@ -181,9 +181,9 @@ def test_frames_say_when_a_bird_began_and_ended() -> None:
     assert event.n_windows == 2
 
 
-def test_a_frame_counts_from_half_the_threshold() -> None:
-    """Half of one half is enough, and just less is not; each label has its own threshold."""
-    frames = [[0.24, 0.25, 0.3, 0.24], [0.34, 0.34, 0.36, 0.34], [0.9] * 4, [0.9] * 4]
+def test_a_frame_counts_from_a_quarter_of_the_threshold() -> None:
+    """A quarter of one half is enough, and just less is not; each label has its own threshold."""
+    frames = [[0.12, 0.125, 0.3, 0.12], [0.17, 0.17, 0.18, 0.17], [0.9] * 4, [0.9] * 4]
     chaffinch, great_tit = follow([prediction(0, [0.5, 0.71, 0, 0], frames=frames)])
     assert (second(chaffinch.started_at), second(chaffinch.ended_at)) == (0.5, 1.5)
     assert (second(great_tit.started_at), second(great_tit.ended_at)) == (1.0, 1.5)

@@ -68,6 +68,7 @@ def test_silence_gives_finite_outputs(run: Path) -> None:
     session = cpu_session(run / "bundle" / "encoder.onnx")
     outputs = session.run(None, {"waveform": np.zeros((1, 22_050), np.float32)})
     assert [o.name for o in session.get_outputs()] == ["logits", "embedding", "mel"]
+    assert load_bundle(run / "bundle").outputs.frame_logits is None
     assert all(np.isfinite(output).all() for output in outputs)
 
 

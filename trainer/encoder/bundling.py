@@ -62,7 +62,6 @@ def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name:
     delta = write_graph(fitted, graph, waveforms)
     session = cpu_session(graph, n_threads=1)
     golden = Golden(waveforms, run_logits(session, waveforms))
-    there = {node.name for node in session.get_outputs()}
     bundle = Bundle(
         path=folder,
         name=name,
@@ -71,7 +70,7 @@ def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name:
         thresholds=calibration.thresholds,
         sample_rate=profile.mel.sample_rate,
         samples_per_window=profile.samples_per_window,
-        outputs=Outputs(**{name: name for name in OUTPUTS if name in there}),
+        outputs=outputs_of(session),
         activation=profile.activation,
         temperature=calibration.scale.temperature,
         offsets=calibration.scale.offsets,
@@ -85,6 +84,12 @@ def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name:
         tolerance=TOLERANCE,
     )
     return save_bundle(bundle, golden, notice(corpus.audio.recordings, fitted.result["teacher"]))
+
+
+def outputs_of(session: Any) -> Outputs:
+    """Return the names of what a graph of ours gives."""
+    there = {node.name for node in session.get_outputs()}
+    return Outputs(**{name: name for name in OUTPUTS if name in there})
 
 
 def write_graph(fitted: Fitted, graph: Path, waveforms: NDArray[np.float32]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from trainer.encoder.bundling import golden_waveforms  # noqa: E402
+from trainer.encoder.bundling import golden_waveforms, outputs_of  # noqa: E402
 from trainer.encoder.field import FieldEncoder  # noqa: E402
 from trainer.encoder.profiles import PROFILES  # noqa: E402
 from trainer.encoder.running import cpu_session  # noqa: E402
@@ -64,7 +65,7 @@ def test_a_graph_gives_the_networks_logits(encoder: FieldEncoder, tmp_path: Path
     waveforms = golden_waveforms(PROFILE.mel.sample_rate, n_samples)
     assert parity(encoder, graph, waveforms) < 1e-3
     session = cpu_session(graph)
-    assert tuple(node.name for node in session.get_outputs()) == OUTPUTS
+    assert asdict(outputs_of(session)) == {name: name for name in OUTPUTS}
     with torch.inference_mode():
         expected = encoder(torch.from_numpy(waveforms))
     for one, other in zip(session.run(OUTPUTS, {"waveform": waveforms}), expected, strict=True):
