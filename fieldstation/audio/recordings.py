@@ -122,7 +122,7 @@ def read_blocks(recording: Recording, n_per_block: int) -> Iterator[Samples]:
             holds a sample that is no sound.
     """
     try:
-        file = _ForwardFile(recording.path)
+        file = ForwardFile(recording.path)
     except (OSError, soundfile.LibsndfileError) as error:
         raise Damaged(f"it cannot be opened any more: {error}") from error
     n_read = 0
@@ -145,7 +145,7 @@ def read_blocks(recording: Recording, n_per_block: int) -> Iterator[Samples]:
         raise Damaged(shortfall)
 
 
-class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
+class ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is only read onwards.
 
     soundfile seeks to where it is after every read of a file that can seek. In an MP3 that

@@ -153,6 +153,8 @@ def probabilities_of(
 def batches_of(samples: Samples, grid: WindowGrid) -> Iterator[Samples]:
     """Yield windows float32 [up to `BATCH_SIZE`, n]; beyond the end stand zeros."""
     starts = window_starts(len(samples), grid)
-    padded = np.pad(samples, (0, grid.n_samples))
+    if len(samples) < grid.n_samples:  # otherwise every window lies within
+        samples = np.pad(samples, (0, grid.n_samples - len(samples)))
     for first in range(0, len(starts), BATCH_SIZE):
-        yield np.stack([padded[s : s + grid.n_samples] for s in starts[first : first + BATCH_SIZE]])
+        chosen = starts[first : first + BATCH_SIZE]
+        yield np.stack([samples[s : s + grid.n_samples] for s in chosen])

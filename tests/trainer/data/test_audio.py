@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+import soxr
 
 from tests.trainer.recordings import RATE, species_rows, tone, write_folder
-from trainer.data.audio import decode, load_audio
+from trainer.data.audio import BLOCK, decode, load_audio
 from trainer.data.recordings import DataError, Recording, read_recordings
 
 
@@ -103,6 +105,54 @@ def test_rate_and_channels_are_brought_to_ours(tmp_path: Path) -> None:
     samples = decode(tmp_path / "a.wav", RATE)
     assert len(samples) == pytest.approx(2 * RATE, abs=2)
     assert np.abs(samples[2000:-2000]).max() == pytest.approx(0.5, abs=0.01)
+
+
+def write_noise(path: Path, n_frames: int, n_channels: int = 2, **options: str) -> Path:
+    """Write noise at 48 kHz, a second at once: libsndfile's Vorbis dies of much more."""
+    chance = np.random.default_rng(n_frames)
+    with sf.SoundFile(path, "w", 48_000, n_channels, **options) as file:
+        for first in range(0, n_frames, 48_000):
+            shape = (min(48_000, n_frames - first), n_channels)
+            file.write(0.1 * chance.standard_normal(shape, np.float32))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.wav", {}),
+        ("a.flac", {}),
+        ("a.ogg", {"subtype": "VORBIS"}),
+        ("a.mp3", {}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+    ],
+)
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+def test_blocks_are_what_the_whole_is(
+    tmp_path: Path, name: str, options: dict[str, str], rate: int
+) -> None:
+    """Read and resampled in one go: the same to the bit, whatever is left for the last block.
+
+    soundfile would seek after every block, which starts some decoders anew.
+    """
+    for n_frames in (100, 3 * BLOCK, 6 * BLOCK + 1):
+        path = write_noise(tmp_path / name, n_frames, **options)
+        whole, _ = sf.read(path, dtype="float32", always_2d=True)
+        mono = whole.mean(axis=1)
+        wanted = mono if rate == 48_000 else soxr.resample(mono, 48_000, rate, quality="HQ")
+        np.testing.assert_array_equal(decode(path, rate), wanted)
+
+
+def test_a_recording_is_never_whole_in_memory(tmp_path: Path) -> None:
+    """What is kept is a small part of what is read, eight channels at more than twice the rate."""
+    path = write_noise(tmp_path / "a.wav", 20 * 48_000, n_channels=8)
+    decode(path, RATE)  # what is imported on the way is not of the recording
+    tracemalloc.start()
+    samples = decode(path, RATE)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert samples.nbytes == 20 * RATE * 4
+    assert peak < 8e6 < 20 * 48_000 * 8 * 4
 
 
 def test_samples_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from tests.trainer.recordings import RATE, species_rows, write_folder
-from trainer.data.recordings import DataError, read_recordings
-from trainer.data.teacher import MODEL_FILE, BirdNet, ask, identity_of
+from trainer.data.recordings import DataError, Recording, read_recordings
+from trainer.data.teacher import AT_ONCE, MODEL_FILE, BirdNet, ask, identity_of
 from trainer.data.windows import WindowGrid
 from trainer.fit import main
 
@@ -25,10 +26,12 @@ class FakeTeacher:
     grid: WindowGrid = field(default_factory=lambda: WindowGrid(3 * RATE, 3 * RATE // 2))
     names: tuple[str, ...] = ("Parus major", "Turdus merula")
     n_asked: int = 0
+    most_at_once: int = 0
 
     def hear(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return two numbers about each window."""
         self.n_asked += len(windows)
+        self.most_at_once = max(self.most_at_once, len(windows))
         assert windows.shape[1] == self.grid.n_samples
         answers = np.stack([np.abs(windows).max(axis=1), (windows != 0).mean(axis=1)], axis=1)
         return answers.astype(np.float32), answers[:, :1].astype(np.float32)
@@ -47,6 +50,20 @@ def test_a_recording_is_asked_about_once(tmp_path: Path) -> None:
         assert two is not None
         np.testing.assert_array_equal(one.logits, two.logits)
         assert one.start_s.tolist() == [0.0, 1.0]
+
+
+def test_a_long_recording_is_asked_about_piece_by_piece(tmp_path: Path) -> None:
+    """Each window is answered, in order, and no more of them stand in memory than are asked of."""
+    path = tmp_path / "long.wav"
+    rise = np.linspace(0, 1, 8 * RATE, dtype=np.float32)
+    soundfile.write(path, rise, RATE, subtype="FLOAT")
+    teacher = FakeTeacher(grid=WindowGrid(RATE // 10, RATE // 20))
+    (answer,) = ask(teacher, [Recording(path, "long.wav")], tmp_path / "cache")
+    assert answer is not None
+    assert AT_ONCE < len(answer.logits) == teacher.n_asked
+    assert teacher.most_at_once == AT_ONCE
+    loudest = rise[np.round(answer.start_s * RATE).astype(int) + RATE // 10 - 1]
+    np.testing.assert_allclose(answer.logits[:, 0], loudest, atol=1e-3)
 
 
 def test_another_teacher_is_asked_anew(tmp_path: Path) -> None:
