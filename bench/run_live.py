@@ -7,11 +7,12 @@ played over and over. The station is the user's: shipped bundle, embedded broker
 Its thresholds are lowered so that there are events to time.
 
 Delay: from the end of the window that closed the event (`ended_at` + hop, on the station's clock,
-which stamps sound as it arrives) until mosquitto_sub has the message, and until another process
-can read the row from the log (looked for every 10 ms). What the sound card keeps before it hands
-sound over is not in it. Memory and CPU are the kernel's, of station and broker, at the second
-start: the first makes the databases, which takes 11 MB of libraries. ALSA has PipeWire's plug-in
-only; those of Debian's libasound2-plugins take 15 MB more wherever they are installed.
+which stamps sound as it arrives; the encoder's frames, by which events end sooner, are left out)
+until mosquitto_sub has the message, and until another process can read the row from the log (looked
+for every 10 ms). What the sound card keeps before it hands sound over is not in it. Memory and CPU
+are the kernel's, of station and broker, at the second start: the first makes the databases, which
+takes 11 MB of libraries. ALSA has PipeWire's plug-in only; those of Debian's libasound2-plugins
+take 15 MB more wherever they are installed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from bench.by_windows import told_by_windows
 from fieldstation.bundle import Bundle, find_bundle, load_bundle
 from fieldstation.clock import US_PER_S, parse_instant
 from fieldstation.config import EventSettings
@@ -117,6 +119,7 @@ def main() -> None:
     bundle = load_bundle(find_bundle(chosen.bundle))
     with tempfile.TemporaryDirectory() as name, sound_server(RATE) as server:
         folder = Path(name)
+        bundle = told_by_windows(bundle, folder / "bundle")
         play = write_sound(folder / "sound.wav", chosen.minutes)
         result = {
             "device": f"{platform.machine()}, {os.cpu_count()} cores",

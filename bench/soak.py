@@ -35,6 +35,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from bench.by_windows import told_by_windows
 from bench.simulated import SimulatedTime
 from bench.soak_checks import Fault, Life, Played, Sample, look_at
 from bench.soak_sound import Judge, Player, Tape, choose
@@ -397,6 +398,7 @@ def main() -> None:
     print(f"{len(sounds)} sounds of {len({sound.species for sound in sounds})} species", flush=True)
     with ExitStack() as open_things:
         folder = chosen.folder or Path(open_things.enter_context(tempfile.TemporaryDirectory()))
+        bundle = told_by_windows(bundle, folder / "bundle")
         tape = Tape(sounds, chosen.seed)
         ends_s = chosen.days * DAY_S
         bench = set_up(open_things, folder, bundle, threshold, tape, ends_s, chosen.fastest)
