@@ -57,6 +57,11 @@ class Artist:
         return self._painter.card.generator_id
 
     @property
+    def encoder_id(self) -> str:
+        """Return whose embeddings it knows."""
+        return self._painter.card.encoder_id
+
+    @property
     def provider(self) -> str:
         """Return what really runs it."""
         return self._denoiser.provider

@@ -53,6 +53,11 @@ class Artist(Protocol):
         ...
 
     @property
+    def encoder_id(self) -> str:
+        """Return whose embeddings it knows."""
+        ...
+
+    @property
     def provider(self) -> str:
         """Return what really runs it."""
         ...
@@ -77,8 +82,8 @@ class Queue(Protocol):
         """Take back the claims of dead workers; return how many there were."""
         ...
 
-    def claim(self, worker: str, n: int) -> list[Job]:
-        """Return at most `n` jobs that are this worker's now."""
+    def claim(self, worker: str, n: int, encoder_id: str) -> list[Job]:
+        """Return at most `n` jobs that are this worker's now; none with another encoder's call."""
         ...
 
     def finish(self, job: Job, worker: str, image: Image) -> bool:
@@ -203,7 +208,7 @@ class Worker:
         if self._claim_is_open:
             self._queue.take_over([self._name])
         self._claim_is_open = True
-        jobs = self._queue.claim(self._name, self._at_once)
+        jobs = self._queue.claim(self._name, self._at_once, self._artist.encoder_id)
         self._claim_is_open = False
         return jobs
 

@@ -7,6 +7,7 @@ alone, since nobody knows whose fault it was.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ from fieldstation.store.job_maker import DROPPED
 from fieldstation.store.log_tables import COUNTERS, DETECTIONS, EMBEDDINGS, IMAGES, JOBS
 from fieldstation.store.retention import Pause, delete_some, pause
 
+log = logging.getLogger(__name__)
+
 LEASE_S = 900.0
 """A batch takes seconds. Who vanished with another machine is waited for that long"""
 MOST_FAILURES = 3
@@ -38,6 +41,8 @@ MOST_DEATHS = 1 + 20
 """The first may have been another's fault; the others it died alone"""
 RECENT = 20
 """Pictures of which the pace is told"""
+
+FOREIGN = "the embedding is not of encoder {}, which the generator knows: hear the recording again"
 
 QUEUED, CLAIMED, DONE = JobState.QUEUED.value, JobState.CLAIMED.value, JobState.DONE.value
 PARKED = JobState.PARKED.value
@@ -82,21 +87,29 @@ class Jobs:
         self._database = database
         self._wall = wall
 
-    def claim(self, worker: str, n: int) -> list[Job]:
-        """Return at most `n` jobs that are this worker's for the time of a lease."""
-        now = self._wall()
+    def claim(self, worker: str, n: int, encoder_id: str | None = None) -> list[Job]:
+        """Return at most `n` jobs that are this worker's for the time of a lease.
+
+        Args:
+            encoder_id: whose embeddings it paints from; what waits with another's is parked, all of
+                it at once. None: anybody's.
+        """
+        now, n_foreign = self._wall(), 0
         with self._database().read() as connection:  # most often nothing waits: no lock for that
             if connection.execute(select(JOBS.c.id).where(_is_due(now)).limit(1)).first() is None:
                 return []
         with self._database().write() as connection:
             _take_back(connection, (JOBS.c.lease_ends_at < now), now)
-            while ids := _choose(connection, n):
+            jobs: list[Job] = []
+            while not jobs and (ids := _choose(connection, n)):
                 jobs = _read(connection, ids)
                 _forget(connection, set(ids) - {job.id for job in jobs})
-                if jobs:
-                    _lease(connection, [job.id for job in jobs], worker, now)
-                    return jobs
-            return []
+                if encoder_id and any(_is_foreign(job, encoder_id) for job in jobs):
+                    jobs, n_foreign = [], n_foreign + _park_foreign(connection, encoder_id, now)
+            _lease(connection, [job.id for job in jobs], worker, now)
+        if n_foreign:
+            log.warning("jobs parked: %d; of each %s", n_foreign, FOREIGN.format(encoder_id))
+        return jobs
 
     def take_over(self, workers: Sequence[str]) -> int:
         """Take back the claims of dead workers; return how many there were."""
@@ -218,6 +231,8 @@ def _choose(connection: Connection, n: int) -> list[int]:
 
 
 def _lease(connection: Connection, ids: list[int], worker: str, now: int) -> None:
+    if not ids:
+        return
     connection.execute(
         update(JOBS)
         .where(JOBS.c.id.in_(ids))
@@ -228,6 +243,29 @@ def _lease(connection: Connection, ids: list[int], worker: str, now: int) -> Non
             n_deaths=JOBS.c.n_deaths + 1,
         )
     )
+
+
+def _is_foreign(job: Job, encoder_id: str) -> bool:
+    """Return whether a job can be painted neither from its embedding nor from its species alone."""
+    return job.embedding is not None and job.encoder_id != encoder_id
+
+
+def _park_foreign(connection: Connection, encoder_id: str, now: int) -> int:
+    """Park all that waits with another encoder's embedding; return how many that were.
+
+    What another worker is just claiming is left to it: two that waited for each other's rows would
+    wait for good.
+    """
+    foreign = (
+        select(JOBS.c.id)
+        .join(DETECTIONS, DETECTIONS.c.event_id == JOBS.c.event_id)
+        .join(EMBEDDINGS, EMBEDDINGS.c.event_id == JOBS.c.event_id)
+        .where(JOBS.c.state == QUEUED, DETECTIONS.c.encoder_id != encoder_id)
+        .with_for_update(skip_locked=True, of=JOBS)
+    )
+    parked = update(JOBS).where(JOBS.c.id.in_(foreign))
+    reason = FOREIGN.format(encoder_id)
+    return connection.execute(parked.values(state=PARKED, ended_at=now, reason=reason)).rowcount
 
 
 def _forget(connection: Connection, ids: set[int]) -> None:

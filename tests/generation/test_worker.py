@@ -27,7 +27,7 @@ from fieldstation.store.jobs import Jobs
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.log_tables import IMAGES, JOBS
 from tests.mqtt.fakes import Stage, until
-from tests.store.examples import DAWN, MINUTE, detection
+from tests.store.examples import DAWN, EMBEDDING, MINUTE, detection
 
 AWAY = (StoreUnavailable, GalleryError)
 WALL = SystemClock().wall
@@ -37,6 +37,7 @@ class FakeArtist:
     """Paints a few bytes; fails at events that it is told of, or altogether."""
 
     generator_id = "0123456789abcdef"
+    encoder_id = detection(1).encoder_id
 
     def __init__(self, provider: str = CPU) -> None:
         self.provider = provider
@@ -73,8 +74,9 @@ class Studio:
         self.artist = FakeArtist()
         self.on_cpu = FakeArtist()
 
-    def wish(self, *numbers: int) -> None:
-        self.log.record([detection(n, started_at=DAWN + n * MINUTE) for n in numbers], DAWN)
+    def wish(self, *numbers: int, **changes: Any) -> None:
+        heard = [detection(n, started_at=DAWN + n * MINUTE, **changes) for n in numbers]
+        self.log.record(heard, DAWN)
 
     def worker(self, name: str = "worker", hangs_s: float = HANGS_S) -> Worker:
         return Worker(
@@ -160,6 +162,15 @@ def test_what_the_bundle_does_not_paint_is_parked_at_once(studio: Studio, start:
     start(studio.worker())
     until(lambda: studio.states() == {"parked": 1})
     assert studio.artist.batches == [[1]]
+
+
+def test_what_another_encoder_heard_is_parked_at_once(studio: Studio, start: Start) -> None:
+    """After a change of encoder nobody paints what waited, and what is heard now is painted."""
+    studio.wish(*range(1, 30), encoder_id="of yesterday", embedding=EMBEDDING)
+    studio.wish(30, embedding=EMBEDDING)
+    start(studio.worker())
+    until(lambda: studio.states() == {"done": 1, "parked": 29})
+    assert studio.artist.batches == [[30]]
 
 
 def test_a_batch_too_large_for_the_memory_is_painted_one_by_one(
@@ -316,8 +327,8 @@ def test_a_claim_whose_answer_was_lost_is_no_lost_job(studio: Studio, start: Sta
     """The server committed it and was cut off: nobody waits for the lease to end."""
     claim, cuts = studio.jobs.claim, [StoreUnavailable("cut off")]
 
-    def cut_off(worker: str, n: int) -> list[Job]:
-        claimed = claim(worker, n)
+    def cut_off(worker: str, n: int, encoder_id: str) -> list[Job]:
+        claimed = claim(worker, n, encoder_id)
         if claimed and cuts:
             raise cuts.pop()
         return claimed  # type: ignore[no-any-return]

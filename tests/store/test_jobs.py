@@ -122,6 +122,32 @@ def test_what_can_never_be_painted_is_parked_at_once(jobs: Jobs, wish: Callable[
     assert jobs.state().n_parked == 1
 
 
+def test_what_another_encoder_heard_is_parked_at_once(
+    log: LogStore,
+    jobs: Jobs,
+    wish: Callable[..., None],
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Told once, with the reason; what is claimed, or painted by its species alone, stays."""
+    wish(1, 2, 3, embedding=EMBEDDING)
+    jobs.claim("slow", 1)
+    wish(4, 5, embedding=EMBEDDING, encoder_id="new")
+    wish(6, encoder_id="older")
+    assert numbers(jobs.claim("worker", 5, "new")) == [4, 5, 6]
+    assert jobs.claim("worker", 5, "new") == []
+    assert Counter(rows(log, "state")) == {("claimed",): 4, ("parked",): 2}
+    state = jobs.state()
+    assert state.n_parked == 2
+    assert state.reason.startswith("the embedding is not of encoder new")
+    assert [m for m in caplog.messages if "parked" in m] == [
+        f"jobs parked: 2; of each {state.reason}"
+    ]
+    clock.advance(LEASE_S + 1)
+    assert len(jobs.claim("next", 5, "new")) == 1
+    assert jobs.state().n_parked == 3
+
+
 def test_a_lease_that_ended_lets_others_have_the_job_alone(
     jobs: Jobs, wish: Callable[..., None], clock: FakeClock
 ) -> None:
