@@ -20,6 +20,11 @@ AUDIBLE_HZ = 500.0
 STRETCHES = (60_025, 61_740, 63_000, 64_800, 66_150, 67_500, 68_600, 70_000, 72_000)
 """Samples that become a window of 66,150: 9 % slower and lower to 9 % faster and higher; products
 of small primes, which a Fourier transform likes"""
+STRANGE_STRETCHES = (
+    *(46_305, 48_000, 50_400, 52_500, 55_125, 57_600),
+    *(75_600, 78_750, 81_000, 84_000, 87_480, 91_875),
+)
+"""Likewise, 30 % slower and lower to 39 % faster and higher"""
 QUIETEST = 1e-12
 
 
@@ -41,6 +46,11 @@ class Mixing:
     """Windows that lose their heights, as far sounds do"""
     gain_db: tuple[float, float] = (-36.0, 6.0)
     """Uploaded recordings are loud (median -31 dBFS above 1.5 kHz), field recorders are not"""
+    strange_share: float = 0.5
+    """Of batches: sounds that no bird makes, stretched further and moved up or down. They have no
+    label, only a teacher's answer (docs/experiments.md, "Sounds that no bird makes")"""
+    strange_shift_hz: float = 800.0
+    """Such a window is moved by at most this much"""
 
 
 DEFAULT_MIXING = Mixing()
@@ -129,6 +139,18 @@ class Mixer:
         above = torch.log2((self.frequencies / corner).clamp(min=1))
         curve = curve - is_far * slope * above
         return spectrum * torch.exp(curve * (math.log(10) / 20))
+
+    def moved(self, spectrum: Tensor, chance: torch.Generator) -> Tensor:
+        """Return spectra moved up or down, all lines of a window by the same number of hertz.
+
+        Unlike a stretch it leaves the pace; what would lie beyond either end is lost.
+        """
+        n, n_bins = spectrum.shape
+        reach = self.how.strange_shift_hz * self.sound.n_samples / self.sound.sample_rate
+        shift = between(-reach, reach, n, chance, self.frequencies).long()
+        at = torch.arange(n_bins, device=spectrum.device) - shift[:, None]
+        is_inside = (at >= 0) & (at < n_bins)
+        return spectrum.gather(1, at.clamp(0, n_bins - 1)) * is_inside
 
     def laid_over(self, spectrum: Tensor, other: Tensor, relative_db: Tensor) -> Tensor:
         """Return both at once, the second at a level against the first, [batch] dB."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.encoder.field import FieldEncoder
-from trainer.encoder.mixtures import STRETCHES, Mixer, between, heard_at
+from trainer.encoder.mixtures import STRANGE_STRETCHES, STRETCHES, Mixer, between, heard_at
 
 Ints = NDArray[np.int64]
 
@@ -122,8 +122,11 @@ class PatientCourse:
         """Return log-mels, targets, and the teacher's logits and embeddings, of mixed windows."""
         how, sound = self.mixer.how, self.mixer.sound
         dice = torch.Generator(self.device).manual_seed(int(chance.integers(2**62)))
-        n_in = int(chance.choice(STRETCHES))
+        is_strange = bool(chance.random() < how.strange_share)
+        n_in = int(chance.choice(STRANGE_STRETCHES if is_strange else STRETCHES))
         spectrum, target, is_quiet = self.mixture(batch, n_in, chance, dice)
+        if is_strange:
+            spectrum, target = self.mixer.moved(spectrum, dice), torch.zeros_like(target)
         theirs = heard_at(spectrum, sound.n_samples, self.answers.n_samples)
         logits, embedding = self.answers.teacher.hear_batch(theirs)
         # What is taken to be without a bird stays so, whatever the teacher thinks it hears.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from tests.trainer.recordings import RATE, tone  # noqa: E402
 from trainer.encoder.mixtures import (  # noqa: E402
     DEFAULT_MIXING,
+    STRANGE_STRETCHES,
+    STRETCHES,
     Mixer,
     Sound,
     heard_at,
@@ -58,6 +62,40 @@ def test_stretching_moves_the_pitch(n_in: int, pitch: float) -> None:
     heard = heard_at(spectrum(of, 0, 0, 4 * RATE, n_in), N, N)[0]
     assert loudest_hz(heard, RATE) == pytest.approx(pitch, abs=1)
     assert float(heard.square().mean()) == pytest.approx(0.045, rel=0.02)
+
+
+@pytest.mark.parametrize("n_in", STRETCHES + STRANGE_STRETCHES)
+def test_every_stretch_is_as_long_and_as_loud_as_a_window(n_in: int) -> None:
+    """However many samples become one; what rises above half the rate would be lost."""
+    of = sound(tone(1000, 5))
+    heard = heard_at(spectrum(of, 0, 0, 5 * RATE, n_in), N, N)[0]
+    assert loudest_hz(heard, RATE) == pytest.approx(1000 * n_in / N, abs=1)
+    assert float(heard.square().mean()) == pytest.approx(0.045, rel=0.02)
+
+
+def test_moved_sounds_keep_their_intervals_in_hertz() -> None:
+    """Two tones 1,000 Hz apart stay so, each window elsewhere, none lost to the ends."""
+    of = sound(tone(3000, 3) + tone(4000, 3, level=0.1))
+    mixer = Mixer(of, DEFAULT_MIXING)
+    both = spectrum(of, 0, 0, N).expand(6, -1)
+    moved = mixer.moved(both, torch.Generator().manual_seed(0))
+    lines = moved.abs().topk(2, dim=1).indices.sort(dim=1).values
+    assert (lines[:, 1] - lines[:, 0]).tolist() == [3 * 1000] * 6
+    shift = lines[:, 0] / 3 - 3000
+    assert shift.abs().max() <= DEFAULT_MIXING.strange_shift_hz
+    assert len(shift.unique()) > 1
+
+
+def test_what_is_moved_beyond_either_end_does_not_come_back_at_the_other() -> None:
+    """A spectrum is no ring."""
+    of = sound(tone(50, 3) + tone(10_990, 3))
+    mixer = Mixer(of, replace(DEFAULT_MIXING, strange_shift_hz=400.0))
+    both = spectrum(of, 0, 0, N).expand(8, -1)
+    moved = mixer.moved(both, torch.Generator().manual_seed(0))
+    lines = moved.abs().argmax(dim=1) / 3
+    assert bool(((lines < 500) | (lines > 10_500)).all())
+    middle = moved[:, 3 * 1000 : 3 * 10_000].abs().max()
+    assert float(middle) < 0.01 * float(both.abs().max())
 
 
 def test_nothing_is_heard_of_other_recordings() -> None:

@@ -22,7 +22,14 @@ CPU = torch.device("cpu")
 N = 66_150
 LOW, HIGH, HUM = 0, 1, 2
 """Windows of a low bird, of a high one, and of background"""
-STILL = replace(DEFAULT_MIXING, mix_share=0.0, under_share=0.0, tilt_db=0.0, distance_share=0.0)
+STILL = replace(
+    DEFAULT_MIXING,
+    mix_share=0.0,
+    under_share=0.0,
+    tilt_db=0.0,
+    distance_share=0.0,
+    strange_share=0.0,
+)
 
 
 @dataclass
@@ -104,6 +111,16 @@ def test_label_and_answer_are_both_believed() -> None:
     sure = float(torch.tensor(4.0).sigmoid())
     assert target[LOW, 0] == pytest.approx(sure, abs=0.01)
     assert target[HIGH, 1] == pytest.approx(sure, abs=0.01)
+    assert target[HUM].tolist() == [0.0, 0.0]
+
+
+def test_of_sounds_that_no_bird_makes_only_the_teacher_tells() -> None:
+    """A label is its species' own pitch and pace: moved and stretched, it holds no more."""
+    strange = course(replace(STILL, strange_share=1.0, strange_shift_hz=100.0))
+    wrong = replace(strange.places, target=torch.tensor([[0.2, 1.0], [1.0, 0.95], [0.0, 0.0]]))
+    _, target, logits, _ = prepared(replace(strange, places=wrong), [LOW, HIGH, HUM])
+    assert torch.allclose(target[:2], logits[:2, :2].sigmoid())
+    assert float(target[LOW, 1]) < 0.1
     assert target[HUM].tolist() == [0.0, 0.0]
 
 
