@@ -17,6 +17,7 @@ from fieldstation.clock import parse_instant
 from fieldstation.demo import RECORDING
 from fieldstation.records import AudioChunk, Samples
 from tests.audio.fakes import noise
+from tests.formats import FORMATS
 
 UTC = ZoneInfo("UTC")
 
@@ -197,16 +198,7 @@ def test_a_single_file_with_a_sample_that_is_no_sound_is_an_error(
     np.testing.assert_array_equal(sound(chunks), samples[:40_000])
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("a.wav", {}),
-        ("a.flac", {}),
-        ("a.ogg", {"subtype": "VORBIS"}),
-        ("a.mp3", {}),
-        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
-    ],
-)
+@pytest.mark.parametrize(("name", "options"), FORMATS)
 def test_a_file_that_breaks_off_is_heard_to_its_end(
     tmp_path: Path, name: str, options: dict[str, str]
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 import soundfile as sf
 import soxr
 
+from tests.formats import FORMATS
 from tests.trainer.recordings import RATE, species_rows, tone, write_folder
 from trainer.data.audio import BLOCK, decode, load_audio
 from trainer.data.recordings import DataError, Recording, read_recordings
@@ -117,16 +118,7 @@ def write_noise(path: Path, n_frames: int, n_channels: int = 2, **options: str) 
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("a.wav", {}),
-        ("a.flac", {}),
-        ("a.ogg", {"subtype": "VORBIS"}),
-        ("a.mp3", {}),
-        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
-    ],
-)
+@pytest.mark.parametrize(("name", "options"), FORMATS)
 @pytest.mark.parametrize("rate", [RATE, 48_000])
 def test_blocks_are_what_the_whole_is(
     tmp_path: Path, name: str, options: dict[str, str], rate: int
