@@ -99,10 +99,17 @@ def name_of(trained: Report) -> str:
 
 
 def row(reports: Sequence[Report]) -> dict[str, Any]:
-    """Return means and standard deviations over folds, and each fold's figures."""
-    told = {m: [r[m] for r in reports] for m in MEASURES}
+    """Return means and standard deviations over folds, and each training's figures.
+
+    A fold that was trained more than once, with other seeds, counts once: by its mean.
+    """
+    folds = {int(r["fold"]) for r in reports}
+    told = {
+        m: [statistics.mean(r[m] for r in reports if int(r["fold"]) == fold) for fold in folds]
+        for m in MEASURES
+    }
     return {
-        "n_folds": len(reports),
+        "n_folds": len(folds),
         "mean": {m: round(statistics.mean(v), 4) for m, v in told.items()},
         "sd": {m: round(statistics.stdev(v), 4) if len(v) > 1 else None for m, v in told.items()},
         "folds": sorted(reports, key=lambda r: int(r["fold"])),

@@ -79,6 +79,23 @@ def test_folds_of_a_training_are_a_row(
     assert "0.875 ± 0.177" in capsys.readouterr().out
 
 
+def test_a_fold_that_was_trained_twice_counts_once(
+    tones: Bundle, data: Path, tmp_path: Path
+) -> None:
+    """Two seeds are no second fold: their mean is."""
+    runs = [
+        trained(tmp_path / "zero", tones, 0),
+        trained(tmp_path / "one", tones, 1),
+        trained(tmp_path / "again", tones, 1, seed=1),
+    ]
+    out = tmp_path / "folds.json"
+    arguments = [*map(str, runs), "--data", str(data), "--json", str(out)]
+    assert folds.main([*arguments, "--cache", str(tmp_path)]) == 0
+    (found,) = json.loads(out.read_text()).values()
+    assert (found["n_folds"], len(found["folds"])) == (2, 3)
+    assert found["mean"]["recording_top1"] == 0.875
+
+
 @pytest.mark.parametrize(
     ("left", "said"),
     [
