@@ -65,6 +65,8 @@ class Said:
     """Name of that output; None finds it by its width"""
     embedding: str | None = None
     """Name of that output, or `none`; None finds it by its width"""
+    frames: str | None = None
+    """Name of the output of logits per frame, [batch, labels, frames]; None has none"""
     licence: str = "unknown"
 
 
@@ -144,6 +146,7 @@ def describe(model: Path, name: str, said: Said) -> Bundle:
     if n_samples is None:
         raise BundleError(f"{model} takes windows of any length: say --samples")
     logits = _logits(model, ends, said)
+    frames = said.frames and _named(model, ends, said.frames, "--frames")
     return Bundle(
         path=model.parent,
         name=name,
@@ -153,7 +156,7 @@ def describe(model: Path, name: str, said: Said) -> Bundle:
         sample_rate=said.sample_rate,
         samples_per_window=n_samples,
         input=input_name,
-        outputs=Outputs(logits, _embedding(model, ends, said, logits), mel=None),
+        outputs=Outputs(logits, _embedding(model, ends, said, logits), None, frames),
         activation=said.activation or "sigmoid",
         licence=said.licence,
     )

@@ -26,10 +26,12 @@ LABELS = (
 SAID = Said(LABELS, 48_000)
 
 
-def foreign_model(folder: Path, batch: int | None = 1, extras: bool = False) -> Path:
+def foreign_model(
+    folder: Path, batch: int | None = 1, extras: bool = False, frames: bool = False
+) -> Path:
     """Write a graph as others export them: fixed batch, logits alone, no description."""
     path = folder / "foreign.onnx"
-    onnx.save(tone_encoder(TONES, 48_000, 144_000, batch, extras), path)
+    onnx.save(tone_encoder(TONES, 48_000, 144_000, batch, extras, frames), path)
     return path
 
 
@@ -94,6 +96,27 @@ def test_outputs_can_be_named(tmp_path: Path) -> None:
     assert bundle.outputs.logits == "logits"
     with pytest.raises(BundleError, match=r"--logits is 'scores'; .* gives logits, embedding, mel"):
         adopt(model, tmp_path / "bundles", "wrong", replace(SAID, logits="scores"))
+
+
+def test_frames_are_taken_where_they_are_named(tmp_path: Path) -> None:
+    """An event of a call of a second begins and ends with it; another output is refused."""
+    model = foreign_model(tmp_path, frames=True)
+    bundle = adopt(model, tmp_path / "bundles", "timed", replace(SAID, frames="frame_logits"))
+    call = np.zeros(144_000, np.float32)
+    call[48_000:96_000] = tone(4_000, 1, 48_000)
+    (heard,) = Classifier(bundle).predict([one_window(call)])
+    assert heard.frames is not None
+    is_heard = heard.frames[1] > 0.5
+    assert np.flatnonzero(is_heard)[[0, -1]] / len(is_heard) == pytest.approx(
+        [1 / 3, 2 / 3], abs=0.05
+    )
+    for name, said in (
+        ("frame", r"--frames is 'frame'; .* gives logits, frame_logits"),
+        ("logits", r"frame_logits is \['batch', 3\]|must be \[batch, 3, frames\]"),
+    ):
+        with pytest.raises(BundleError, match=said):
+            adopt(model, tmp_path / "bundles", "wrong", replace(SAID, frames=name))
+    assert [p.name for p in (tmp_path / "bundles").iterdir()] == ["timed"]
 
 
 def test_a_graph_that_gives_probabilities_is_taken_at_its_word(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--species", type=Path, metavar="FILE", help="only these make events; default: all")
     add("--logits", metavar="NAME", help="output; default: the one as wide as the labels")
     add("--embedding", metavar="NAME", help="output of 512, or none; default: the one as wide")
+    add("--frames", metavar="NAME", help="output of logits per frame: events end with the call")
     add("--licence", default="unknown", metavar="TEXT", help="of the model")
     add("--name", help="default: the file's")
 
@@ -88,6 +89,7 @@ def _add(args: argparse.Namespace, context: Context) -> None:
         threshold=args.threshold,
         logits=args.logits,
         embedding=args.embedding,
+        frames=args.frames,
         licence=args.licence,
     )
     context.state.prepare()
