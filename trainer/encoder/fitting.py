@@ -38,6 +38,7 @@ from trainer.data.windows import WindowGrid, WindowSet, all_windows
 from trainer.encoder.courses import Course, LabelCourse, MelCourse, mels_of
 from trainer.encoder.judging import Judged, activate, mean_by_recording, run_over, top1
 from trainer.encoder.mels import load_mels
+from trainer.encoder.memory import Memory
 from trainer.encoder.mixtures import Mixer, Sound
 from trainer.encoder.patient import Answers, BatchTeacher, PatientCourse, Places
 from trainer.encoder.profiles import (
@@ -279,6 +280,9 @@ def patient_course(
         n_frames=recipe.n_frames,
         embedding_weight=recipe.embedding_weight,
         head_weight=recipe.head_weight,
+        rank_weight=recipe.rank_weight,
+        again_share=recipe.again_share,
+        memory=Memory(recipe.n_remembered),
         device=device,
         is_bf16=is_bf16,
     )
@@ -336,10 +340,12 @@ def answers_of(
     heard = torch.from_numpy(np.flatnonzero(loudest > EVER_HEARD)).to(device)
     weight, offset = teacher.graph.head
     columns = columns_of(corpus.labels, teacher.names)
+    is_species = np.array([label.kind is LabelKind.SPECIES for label in corpus.labels])
     return Answers(
         teacher=asked,
         n_samples=teacher.grid.n_samples,
         columns=tuple(torch.tensor(column, device=device) for column in columns),
+        species=torch.from_numpy(np.flatnonzero(is_species)).to(device),
         centre=torch.from_numpy(embedding.mean(axis=0)).to(device),
         spread=torch.from_numpy(embedding.std(axis=0) + 1e-3).to(device),
         head_weight=weight[:, heard],

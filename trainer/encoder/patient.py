@@ -7,7 +7,7 @@ about 8,500 fixed windows are learnt by heart; a teacher on the same GPU answers
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.encoder.field import FieldEncoder
+from trainer.encoder.memory import Memory
 from trainer.encoder.mixtures import STRANGE_STRETCHES, STRETCHES, Mixer, between, heard_at
 
 Ints = NDArray[np.int64]
+
+MOST_OFTEN = 20
+"""Batches that the memory holds before any is shown again: the first would be learnt by heart"""
 
 
 class BatchTeacher(Protocol):
@@ -37,6 +41,8 @@ class Answers:
     """Of the teacher's windows"""
     columns: tuple[Tensor, ...]
     """The teacher's names that speak for each label"""
+    species: Tensor
+    """Labels that are species, not `unknown bird`"""
     centre: Tensor
     """Of its embedding over the training's windows, [values]"""
     spread: Tensor
@@ -46,20 +52,29 @@ class Answers:
     heard: Tensor
     """Those names"""
 
-    def targets(self, logits: Tensor) -> Tensor:
-        """Return the teacher's probability of each label, [batch, labels]."""
-        return torch.stack([logits[:, c].amax(dim=1) for c in self.columns], dim=1).sigmoid()
+    def of_labels(self, logits: Tensor) -> Tensor:
+        """Return the teacher's logit of each label, [batch, labels]."""
+        return torch.stack([logits[:, c].amax(dim=1) for c in self.columns], dim=1)
+
+    def disorder(self, said: Tensor, ranks: Tensor) -> Tensor:
+        """Return how far the order of the species is from the teacher's logits of the labels.
+
+        The cross-entropy of softmaxes, after Hinton et al. 2015: where nothing is likely, every
+        sigmoid's loss is small, whichever species is the likeliest; this one is not. `unknown
+        bird` would drown them: of 6,500 names one is mostly likelier.
+        """
+        wanted = torch.softmax(ranks[:, self.species], dim=1)
+        return nn.functional.cross_entropy(said[:, self.species], wanted)
 
     def distance(self, guess: Tensor, embedding: Tensor) -> Tensor:
         """Return the mean squared distance of standardised embeddings."""
         wanted = (embedding - self.centre) / self.spread
         return (guess - wanted).square().mean()
 
-    def disagreement(self, guess: Tensor, logits: Tensor) -> Tensor:
+    def disagreement(self, guess: Tensor, names: Tensor) -> Tensor:
         """Return the cross-entropy of what the teacher's own head makes of the guess."""
         said = (guess * self.spread + self.centre) @ self.head_weight + self.head_offset
-        wanted = logits[:, self.heard].sigmoid()
-        entropy = nn.functional.binary_cross_entropy_with_logits(said, wanted, reduction="sum")
+        entropy = nn.functional.binary_cross_entropy_with_logits(said, names, reduction="sum")
         return entropy / len(guess)
 
 
@@ -74,6 +89,21 @@ class Places:
     target: Tensor
     """By label and by the teacher's answer about the clean window, [windows, labels]"""
     is_background: Tensor
+
+
+class Heard(NamedTuple):
+    """A batch as the student hears it, and what it should say; float32."""
+
+    mel: Tensor
+    """[batch, n_mels, frames]"""
+    target: Tensor
+    """Probabilities [batch, labels]"""
+    ranks: Tensor
+    """The teacher's logits of the labels, [batch, labels]"""
+    names: Tensor
+    """The teacher's probabilities of all names it ever heard, [batch, heard]"""
+    embedding: Tensor
+    """The teacher's, [batch, values]"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +121,10 @@ class PatientCourse:
     n_frames: int
     embedding_weight: float
     head_weight: float
+    rank_weight: float
+    again_share: float
+    """Of batches, those that were heard before"""
+    memory: Memory
     device: torch.device
     is_bf16: bool = False
     """Whether the student computes in bfloat16"""
@@ -103,23 +137,37 @@ class PatientCourse:
     def loss(self, network: nn.Module, batch: Ints, chance: np.random.Generator) -> Tensor:
         """Return the distance to the teacher's probabilities, embedding and logits."""
         assert isinstance(network, FieldEncoder)
-        mel, target, logits, embedding = self.prepared(network, batch, chance)
+        heard = self.heard(network, batch, chance)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
-            features = network.features_of(network.last_map(mel))
+            features = network.features_of(network.last_map(heard.mel))
             said, guess = network.logits_of(features), network.teacher_view(features)
         loss = (
-            nn.functional.binary_cross_entropy_with_logits(said.float(), target) * target.shape[1]
+            nn.functional.binary_cross_entropy_with_logits(said.float(), heard.target)
+            * heard.target.shape[1]
         )
-        loss = loss + self.embedding_weight * self.answers.distance(guess.float(), embedding)
+        if self.rank_weight:
+            loss = loss + self.rank_weight * self.answers.disorder(said.float(), heard.ranks)
+        loss = loss + self.embedding_weight * self.answers.distance(guess.float(), heard.embedding)
         if self.head_weight:
-            loss = loss + self.head_weight * self.answers.disagreement(guess.float(), logits)
+            loss = loss + self.head_weight * self.answers.disagreement(guess.float(), heard.names)
         return loss
 
+    def heard(self, network: FieldEncoder, batch: Ints, chance: np.random.Generator) -> Heard:
+        """Return new mixtures, which are kept, or as many that were kept before.
+
+        A resumed training begins with none: it is as good as an unbroken one, not the same.
+        """
+        is_again = chance.random() < self.again_share
+        if is_again and len(self.memory) >= MOST_OFTEN * len(batch):
+            return Heard(*self.memory.drawn(len(batch), chance))
+        heard = self.prepared(network, batch, chance)
+        if self.again_share:
+            self.memory.keep(heard)
+        return heard
+
     @torch.no_grad()
-    def prepared(
-        self, network: FieldEncoder, batch: Ints, chance: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return log-mels, targets, and the teacher's logits and embeddings, of mixed windows."""
+    def prepared(self, network: FieldEncoder, batch: Ints, chance: np.random.Generator) -> Heard:
+        """Return windows mixed, with the teacher's answers about just these mixtures."""
         how, sound = self.mixer.how, self.mixer.sound
         dice = torch.Generator(self.device).manual_seed(int(chance.integers(2**62)))
         is_strange = bool(chance.random() < how.strange_share)
@@ -129,12 +177,13 @@ class PatientCourse:
             spectrum, target = self.mixer.moved(spectrum, dice), torch.zeros_like(target)
         theirs = heard_at(spectrum, sound.n_samples, self.answers.n_samples)
         logits, embedding = self.answers.teacher.hear_batch(theirs)
+        ranks = self.answers.of_labels(logits)
         # What is taken to be without a bird stays so, whatever the teacher thinks it hears.
-        target = torch.where(is_quiet, 0.0, torch.maximum(target, self.answers.targets(logits)))
+        target = torch.where(is_quiet, 0.0, torch.maximum(target, ranks.sigmoid()))
         gain = 10 ** (between(*how.gain_db, len(batch), dice, target) / 20)
         waveform = heard_at(spectrum, sound.n_samples, sound.n_samples) * gain[:, None]
-        mel: Tensor = network.log_mel(waveform, self.n_frames)
-        return mel, target, logits, embedding
+        mel = network.log_mel.by_fft(waveform, self.n_frames)
+        return Heard(mel, target, ranks, logits[:, self.answers.heard].sigmoid(), embedding)
 
     def mixture(
         self, batch: Ints, n_in: int, chance: np.random.Generator, dice: torch.Generator

@@ -44,6 +44,12 @@ class MelRecipe:
     """Of waveforms, where the teacher is patient"""
     head_weight: float = 0.1
     """Of the disagreement about all names that a patient teacher ever heard"""
+    rank_weight: float = 1.0
+    """Of the species' order by a patient teacher, which counts where none is likely, too"""
+    again_share: float = 0.8
+    """Of batches, those whose mixtures and a patient teacher's answers were heard before"""
+    n_remembered: int = 60_000
+    """Mixtures that are kept for it: 55 kB each"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,17 @@ def test_any_grid_that_is_not_refused_agrees_with_librosa(config: MelConfig) -> 
     np.testing.assert_allclose(ours, reference(x, config), atol=1e-4)
 
 
+def test_training_hears_what_the_graph_hears() -> None:
+    """The quicker way of training is the same front end, of which the middle frames are kept."""
+    front_end, x = LogMel(FINE), torch.from_numpy(waveforms(66_150))
+    for n_frames in (256, 259):
+        graph, training = front_end(x, n_frames), front_end.by_fft(x, n_frames)
+        assert training.shape == graph.shape
+        audible = graph > graph.amax(dim=(1, 2), keepdim=True) - np.log(1e6)
+        assert torch.allclose(training[audible], graph[audible], atol=1e-3)
+        assert torch.allclose(training[0], graph[0], atol=2e-5)
+
+
 def test_a_window_that_is_not_finite_harms_no_other() -> None:
     """Windows of a batch lie side by side in every product."""
     x = torch.from_numpy(waveforms(66_150))
