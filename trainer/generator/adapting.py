@@ -29,8 +29,9 @@ from fieldstation.generation.conditions import (
     save_conditions,
 )
 from fieldstation.generation.golden import save_generator_golden
+from fieldstation.generator_card import SOLVERS, check_sampling
 from trainer.data.recordings import DataError
-from trainer.generator.bundling import copied, golden_of
+from trainer.generator.bundling import Packaging, copied, golden_of
 from trainer.generator.embeddings import Calls, load_calls
 from trainer.mistakes import MISTAKES, in_words
 
@@ -39,6 +40,8 @@ RIDGE = 0.03
 ASKED = 5
 """Every so many recordings one is left out of a first fit, to say how good it is"""
 NOTICE = "NOTICE.generator"
+AS_IT_WAS = Packaging()
+"""Pictures are sampled as before"""
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -98,8 +101,13 @@ def adapt(old: Bundle, old_calls: Calls, new_calls: Calls) -> Adapted:
     return Adapted(replace(known, mean=mean, scale=scale, mapping=mapping), explained)
 
 
-def bundle_adapted(old: Bundle, encoder: Bundle, adapted: Adapted, folder: Path) -> Bundle:
+def bundle_adapted(
+    old: Bundle, encoder: Bundle, adapted: Adapted, folder: Path, how: Packaging = AS_IT_WAS
+) -> Bundle:
     """Write a bundle that hears with another encoder and paints with the generator there is.
+
+    Args:
+        how: of it, how pictures are sampled; what it leaves open stays as it was.
 
     Raises:
         BundleError: the bundle does not paint.
@@ -111,6 +119,9 @@ def bundle_adapted(old: Bundle, encoder: Bundle, adapted: Adapted, folder: Path)
     origin = {"adapted_from_encoder": card.encoder_id, "adapted_explains": adapted.explained}
     card = replace(
         card,
+        solver=how.solver or card.solver,
+        n_steps=how.n_steps or card.n_steps,
+        guidance_scale=card.guidance_scale if how.guidance_scale is None else how.guidance_scale,
         encoder_id=heard.encoder_id,
         trained_on={**card.trained_on, **origin},
     )
@@ -126,6 +137,8 @@ def _map(given: Floats, wanted: Floats) -> Floats:
 
 
 def _adapt(options: argparse.Namespace) -> tuple[Bundle, Adapted]:
+    # before minutes of listening
+    check_sampling(1 if options.steps is None else options.steps, options.guidance or 0.0)
     old, encoder = (load_bundle(find_bundle(name)) for name in (options.bundle, options.encoder))
     card_of(old)
     background = options.background or options.data.parent / "background"
@@ -134,7 +147,8 @@ def _adapt(options: argparse.Namespace) -> tuple[Bundle, Adapted]:
         load_calls(bundle, options.data, options.cache, beneath) for bundle in (old, encoder)
     )
     adapted = adapt(old, old_calls, new_calls)
-    return bundle_adapted(old, encoder, adapted, options.output), adapted
+    how = Packaging(solver=options.solver, n_steps=options.steps, guidance_scale=options.guidance)
+    return bundle_adapted(old, encoder, adapted, options.output, how), adapted
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, metavar="FOLDER", help="recordings")
     add("--background", type=Path, metavar="FOLDER", help="no birds (default: beside --data)")
     add("--cache", type=Path, default=Path("work"), help="decoded data (default: %(default)s)")
+    add("--solver", choices=SOLVERS, help="of the bundle (default: the generator's until now)")
+    add("--steps", type=int, metavar="N", help="likewise")
+    add("--guidance", type=float, metavar="W", help="likewise")
     add("-o", "--output", type=Path, required=True, metavar="BUNDLE")
     return parser
 

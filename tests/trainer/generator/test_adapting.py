@@ -18,6 +18,7 @@ from tests.onnx_models import make_painting_bundle, make_tone_bundle  # noqa: E4
 from tests.trainer.generator.tiny import HEARD, calls  # noqa: E402
 from trainer.data.recordings import DataError  # noqa: E402
 from trainer.generator.adapting import Adapted, adapt, bundle_adapted, main  # noqa: E402
+from trainer.generator.bundling import Packaging  # noqa: E402
 from trainer.generator.embeddings import Calls  # noqa: E402
 
 PITCHES = dict(zip(HEARD, (1_000.0, 3_000.0), strict=True))
@@ -77,6 +78,19 @@ def test_an_adapted_bundle_keeps_its_denoiser_and_its_promises(old: Bundle, tmp_
     assert np.abs(pictures.astype(float) - wanted).mean() < 16
 
 
+def test_how_it_paints_may_be_chosen_anew(old: Bundle, tmp_path: Path) -> None:
+    """The golden picture is then that way's; what is not chosen stays."""
+    found, _, _ = adapted(old)
+    how = Packaging(solver="ancestral", guidance_scale=0.0)
+    card = bundle_adapted(old, old, found, tmp_path / "new", how).generator
+    assert card is not None
+    assert old.generator is not None
+    assert (card.solver, card.guidance_scale) == ("ancestral", 0.0)
+    assert card.n_steps == old.generator.n_steps
+    read = load_bundle(tmp_path / "new")
+    assert check_picture(Painter(read, OnnxDenoiser(read)), read) > 45
+
+
 def test_a_map_that_maps_is_mapped_again(old: Bundle, tmp_path: Path) -> None:
     """Adapted twice, it still undoes both changes."""
     ear = make_tone_bundle(tmp_path / "ear", PITCHES)
@@ -106,3 +120,15 @@ def test_a_bundle_that_does_not_paint_is_told(
     asked = ["--bundle", str(ear.path), "--encoder", str(ear.path), "--data", str(tmp_path)]
     assert main([*asked, "-o", str(tmp_path / "new")]) == 2
     assert "ear does not paint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--steps", "0"], ["--guidance", "-1"]])
+def test_a_way_to_paint_that_cannot_be_meant_is_told(
+    wrong: list[str], old: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is heard."""
+    asked = ["--bundle", str(old.path), "--encoder", str(old.path), "--data", str(tmp_path)]
+    assert main([*asked, "-o", str(tmp_path / "new"), *wrong]) == 2
+    told = capsys.readouterr().err
+    assert f"is {wrong[1]}" in told
+    assert told.count("\n") == 1
