@@ -198,6 +198,14 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--cache", type=Path, default=Path("work"), help="decoded audio (default: %(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --run")
     add("--begin-from", type=Path, metavar="RUN", help="start with another training's network")
+    add(
+        "--average-with",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="export the mean with a training that this one goes on from; may be repeated",
+    )
     add("--thresholds-from", type=Path, metavar="BUNDLE", help="of a held-out run, for --all")
     add("--precision", type=_share, default=0.9, help="of events (default: %(default)s)")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle")
@@ -343,6 +351,7 @@ def _fit_encoder(options: argparse.Namespace) -> int:
         device=options.device,
         resume=options.resume,
         begin_from=options.begin_from,
+        average_with=tuple(options.average_with),
         changes=tuple(options.change),
         precision=options.arithmetic,
         teacher=_teacher(options),

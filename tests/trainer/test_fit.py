@@ -145,6 +145,34 @@ def test_a_teacher_of_the_beginning_is_not_forgotten(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "result.json").write_text('{"teacher": "BirdNET V2.4"}', encoding="utf-8")
     assert teacher_of(later) == "BirdNET V2.4"
+    assert teacher_of(replace(order, average_with=(tmp_path / "old",))) == "BirdNET V2.4"
+
+
+def test_a_mean_of_trainings_is_exported(
+    run: Path, garden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With itself a training's mean is itself; with what it came from, it lies between."""
+    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+    beside = (garden.parent / name for name in ("background", "other_birds", "unlabelled"))
+    order = EncoderOrder(Sources(garden, *beside), "tiny", run, run / "cache", resume=True)
+    alone = fit_encoder(order)
+    assert card(alone)["average_with"] == []
+    begun = Path(shutil.copytree(run, tmp_path / "begun"))
+    state = torch.load(begun / "checkpoint.pt", weights_only=True)
+    kind = "average" if state["average"] else "network"
+    state[kind] = {
+        name: value + 3 if value.is_floating_point() else value
+        for name, value in state[kind].items()
+    }
+    torch.save(state, begun / "checkpoint.pt")
+    mean = fit_encoder(replace(order, average_with=(begun, run)))
+    assert card(mean)["average_with"] == ["begun", run.name]
+    for name, value in alone.network.state_dict().items():
+        found = mean.network.state_dict()[name]
+        moved = int(value.is_floating_point())
+        assert torch.allclose(found, value + moved, atol=1e-4), name
+    with pytest.raises(ValueError, match=r"--average-with .+ holds no checkpoint"):
+        fit_encoder(replace(order, average_with=(tmp_path,)))
 
 
 def test_evaluation_finds_what_was_taught(run: Path, garden: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ HALF_PARITY = 1e-3
 """Largest |Δlogit| between network and graph that storing the weights as fp16 may cost"""
 CARD = (
     *("profile", "fold", "seed", "epochs", "seconds", "n_weights"),
-    *("data_hash", "device", "teacher", "is_patient", "begin_from"),
+    *("data_hash", "device", "teacher", "is_patient", "begin_from", "average_with"),
 )
 """What the bundle repeats of a training's result"""
 TOLERANCE = {"CPUExecutionProvider": 2e-3, "CUDAExecutionProvider": 2e-2}

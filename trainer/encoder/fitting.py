@@ -60,6 +60,7 @@ from trainer.encoder.training import (
     Judge,
     Progress,
     Training,
+    averaged,
     begin_with,
     load_checkpoint,
     train,
@@ -90,6 +91,8 @@ class EncoderOrder:
     resume: bool = False
     begin_from: Path | None = None
     """Folder of another training of the same labels whose network this one starts with"""
+    average_with: tuple[Path, ...] = ()
+    """Folders of trainings on whose path this one lies: what is exported is the mean of all"""
     changes: tuple[str, ...] = ()
     """Of the profile's values: `recipe.embedding_weight=2`"""
     precision: str = "auto"
@@ -134,7 +137,10 @@ def fit_encoder(order: EncoderOrder) -> Fitted:
     if (progress.epoch, progress.step) == before:
         result |= told_before(order.folder, result)
     (order.folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return Fitted(training.outcome.eval(), profile, corpus, progress, result)
+    # What is exported may be a mean; what was trained, of which the result tells, is not.
+    result["average_with"] = [run.name for run in order.average_with]
+    outcome = averaged(training, [run / training.checkpoint.name for run in order.average_with])
+    return Fitted(outcome.eval(), profile, corpus, progress, result)
 
 
 def corpus_for(order: EncoderOrder, profile: Profile) -> Corpus:
@@ -535,14 +541,12 @@ def told_before(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def teacher_of(order: EncoderOrder) -> str | None:
-    """Return who taught an order's network, now or in the training that it begins with."""
+    """Return who taught an order's network, now or in a training that it comes from."""
     if order.teacher:
         return TEACHER_NAME
-    before = order.begin_from / RESULT if order.begin_from else None
-    if before is None or not before.is_file():
-        return None
-    told: str | None = json.loads(before.read_text(encoding="utf-8")).get("teacher")
-    return told
+    before = [run / RESULT for run in (order.begin_from, *order.average_with) if run]
+    told = (json.loads(p.read_text(encoding="utf-8")).get("teacher") for p in before if p.is_file())
+    return next(filter(None, told), None)
 
 
 def describe_device(device: torch.device) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -247,22 +248,43 @@ def begin_with(training: Training, checkpoint: Path) -> None:
         ValueError: there is no checkpoint, its network is another, or it was taught what is to
             judge this training.
     """
+    weights = _outcome_of(training, checkpoint, "--begin-from")
+    for network in filter(None, (training.network, training.average)):
+        _load_weights(network, weights, checkpoint, "drop --begin-from")
+
+
+def averaged(training: Training, checkpoints: Sequence[Path]) -> nn.Module:
+    """Return a network whose weights are the mean of what this training and others came to.
+
+    They should lie on one path, each begun from the one before: weights of networks that never met
+    have no mean that hears anything. Source: Wortsman et al. 2022 (model soups), uniform.
+
+    Raises:
+        ValueError: as `begin_with`.
+    """
+    mean = copy.deepcopy(training.outcome)
+    for i, checkpoint in enumerate(checkpoints):
+        other = copy.deepcopy(mean)
+        weights = _outcome_of(training, checkpoint, "--average-with")
+        _load_weights(other, weights, checkpoint, "drop --average-with")
+        follow(mean, other, decay=(i + 1) / (i + 2))
+    return mean
+
+
+def _outcome_of(training: Training, checkpoint: Path, option: str) -> Mapping[str, torch.Tensor]:
+    """Return the weights that another training came to, if they may speak here."""
     if not checkpoint.is_file():
-        raise ValueError(
-            f"--begin-from {checkpoint.parent} holds no checkpoint: name a --run folder"
-        )
+        raise ValueError(f"{option} {checkpoint.parent} holds no checkpoint: name a --run folder")
     state = torch.load(checkpoint, map_location=training.device, weights_only=True)
     left_out = state.get("fold", training.fold)
     if training.fold is not None and left_out != training.fold:
         what = "no fold" if left_out is None else f"fold {left_out}"
         raise ValueError(
             f"{checkpoint} left out {what}, so it was taught the recordings of fold "
-            f"{training.fold}, which are to judge this training: begin from another"
+            f"{training.fold}, which are to judge this training: name another {option}"
         )
-    for network in filter(None, (training.network, training.average)):
-        _load_weights(
-            network, state["average"] or state["network"], checkpoint, "drop --begin-from"
-        )
+    weights: Mapping[str, torch.Tensor] = state["average"] or state["network"]
+    return weights
 
 
 def _load_weights(
