@@ -117,9 +117,10 @@ PROFILES = {
         pretrain_share=0.4,
         half_share=0.7,
         average_width=0.05,
-        solver="dpmpp_2m",
-        n_steps=16,
-        guidance_scale=3.0,
+        # Chosen by bench/sampling.py: docs/experiments.md, "How the shipped generator samples".
+        solver="ancestral",
+        n_steps=21,
+        guidance_scale=6.0,
         guidance_interval=(0.3, 10.0),
         sigma_range=(0.002, 80.0),
     ),
