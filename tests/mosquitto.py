@@ -69,6 +69,11 @@ class Mosquitto:
             self._process.wait()
             self._process = None
 
+    def read_again(self) -> None:
+        """Let it read its passwords anew; who is connected and known stays."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
     def hang(self) -> None:
         """Let it hold its connections and answer nothing."""
         assert self._process is not None
