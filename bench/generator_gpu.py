@@ -3,8 +3,8 @@
     python bench/generator_gpu.py [--size nano] [--profile field] [-o FILE]
 
 One picture alone is a CUDA graph of the whole chain of the solver (DPM-Solver++ 2M, 8 steps without
-guidance: 8 calls; and as it was shipped first, 16 steps with guidance in the middle), noise put in from
-outside as a worker would, the picture fetched as bytes. Many at once is the station's own
+guidance: 8 calls; and as it was shipped first, 16 steps with guidance in the middle), noise put in
+from outside as a worker would, the picture fetched as bytes. Many at once is the station's own
 sampler without a graph. Training is the trainer's own step on lessons made of random numbers, which
 cost what photographs cost. Weights are random: they cost what trained ones cost. Medians, after
 warming up, by the clock on the wall with the GPU waited for.
