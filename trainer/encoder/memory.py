@@ -1,7 +1,7 @@
 """What a patient teacher said, kept to be shown again: answers cost more than learning from them.
 
 Of a step on a processor the mixture and the teacher's answer take five sixths
-(docs/experiments.md, "Heard again").
+(docs/experiments.md, "mixtures heard again").
 """
 
 from __future__ import annotations
