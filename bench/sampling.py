@@ -22,6 +22,7 @@ import numpy as np
 from fieldstation.bundle import find_bundle, load_bundle
 from fieldstation.generation.denoiser import OnnxDenoiser
 from fieldstation.generation.painter import Painter
+from fieldstation.generator_card import SOLVERS, check_sampling
 from trainer.data.images import load_images, read_photographs
 from trainer.data.recordings import read_recordings
 from trainer.evaluation.distances import (
@@ -66,7 +67,7 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("ways", nargs="+", metavar="WAY")
+    options.add_argument("ways", nargs="+", type=way, metavar="WAY")
     options.add_argument("--bundle", default="garden")
     options.add_argument("--data", type=Path, required=True, metavar="CALLS")
     options.add_argument("--images", type=Path, required=True, metavar="PHOTOGRAPHS")
@@ -87,13 +88,26 @@ def main() -> None:
     )
     judges = judges_of(gallery)
     card, result = painter.sampling, []
-    for way in chosen.ways:
-        solver, steps, guidance = way.split(",")
-        painter.sampling = replace(card, solver=solver).with_choice(float(guidance), int(steps))
-        result.append({"way": way, "generator_id": painter.card.generator_id})
+    for solver, steps, guidance in chosen.ways:
+        painter.sampling = replace(card, solver=solver).with_choice(guidance, steps)
+        name = f"{solver},{steps},{guidance:g}"
+        result.append({"way": name, "generator_id": painter.card.generator_id})
         result[-1] |= judged(gallery, painter, judges)
         print(json.dumps(result[-1]), flush=True)
     chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def way(text: str) -> tuple[str, int, float]:
+    """Return solver, steps and guidance; argparse tells what cannot be meant."""
+    try:
+        solver, steps, guidance = text.split(",")
+        found = solver, int(steps), float(guidance)
+        check_sampling(*found[1:])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: SOLVER,STEPS,GUIDANCE ({error})") from None
+    if solver not in SOLVERS:
+        raise argparse.ArgumentTypeError(f"solver is {solver!r}; one of {', '.join(SOLVERS)}")
+    return found
 
 
 def judges_of(gallery: Gallery) -> Judges:

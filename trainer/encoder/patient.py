@@ -20,7 +20,7 @@ from trainer.encoder.mixtures import STRANGE_STRETCHES, STRETCHES, Mixer, betwee
 
 Ints = NDArray[np.int64]
 
-MOST_OFTEN = 20
+HEARD_FIRST = 20
 """Batches that the memory holds before any is shown again: the first would be learnt by heart"""
 
 
@@ -158,7 +158,7 @@ class PatientCourse:
         A resumed training begins with none: it is as good as an unbroken one, not the same.
         """
         is_again = chance.random() < self.again_share
-        if is_again and len(self.memory) >= MOST_OFTEN * len(batch):
+        if is_again and len(self.memory) >= HEARD_FIRST * len(batch):
             return Heard(*self.memory.drawn(len(batch), chance))
         heard = self.prepared(network, batch, chance)
         if self.again_share:

@@ -17,7 +17,7 @@ from trainer.encoder.fitting import EncoderOrder, OrderError, fit_encoder  # noq
 from trainer.encoder.memory import Memory  # noqa: E402
 from trainer.encoder.mixtures import DEFAULT_MIXING, Mixer, Sound  # noqa: E402
 from trainer.encoder.patient import (  # noqa: E402
-    MOST_OFTEN,
+    HEARD_FIRST,
     Answers,
     Heard,
     PatientCourse,
@@ -171,9 +171,9 @@ def test_answers_are_heard_again() -> None:
     """A teacher is asked less often than the student learns, and says what it said."""
     teacher = Pitch()
     of, student = replace(course(teacher=teacher), again_share=0.5), network()
-    n_steps, batch = 4 * MOST_OFTEN, np.array([LOW, HIGH])
+    n_steps, batch = 4 * HEARD_FIRST, np.array([LOW, HIGH])
     steps = [of.heard(student, batch, np.random.default_rng(step)) for step in range(n_steps)]
-    assert MOST_OFTEN <= len(teacher.given) < n_steps
+    assert HEARD_FIRST <= len(teacher.given) < n_steps
     told = {
         (mel.half().numpy().tobytes(), target.half().numpy().tobytes())
         for heard in steps
