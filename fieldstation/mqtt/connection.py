@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -275,7 +275,9 @@ class Connection:
 
     @property
     def up(self) -> bool:
-        """Return whether the broker has accepted us and no loss is known."""
+        """Return whether the broker has accepted us, answered to our subscriptions, and no loss is
+        known: what is published now reaches who listens here.
+        """
         life = self._life
         return life is not None and life.up
 
@@ -517,10 +519,15 @@ class _Life:
             return
         self._client.on_log = None  # paho would put every message into words for it
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
-        self.up = self.was_up = True
-        self._connection._came_up()
         if not self._subscribe():
-            self._listener.on_up()
+            self._come_up()
+
+    def _come_up(self, refusals: Iterable[str] = ()) -> None:
+        self._connection._came_up()
+        self.up = self.was_up = True
+        for refusal in refusals:
+            self._connection.report(refusal)
+        self._listener.on_up()
 
     def _subscribe(self) -> bool:
         """Ask for our subscriptions; return whether there are any."""
@@ -556,13 +563,12 @@ class _Life:
     def _on_subscribe(
         self, _client: mqtt.Client, _data: Any, _mid: int, reasons: list[ReasonCode], _p: Any
     ) -> None:
-        for wanted, reason in zip(self._session.subscriptions, reasons, strict=False):
-            if reason.is_failure:
-                self._connection.report(
-                    f"the broker refuses the subscription to {wanted.filter}: {reason}: "
-                    "check its access list"
-                )
-        self._listener.on_up()
+        self._come_up(
+            f"the broker refuses the subscription to {wanted.filter}: {reason}: "
+            "check its access list"
+            for wanted, reason in zip(self._session.subscriptions, reasons, strict=False)
+            if reason.is_failure
+        )
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         ticket = (self.number, message.mid)

@@ -189,10 +189,10 @@ def running(*stages: object) -> Iterator[list[Stage]]:
 
 @contextmanager
 def listening(connection: Connection, session: Session) -> Iterator[Listener]:
-    """Open a connection and wait until it is up."""
+    """Open a connection and wait until it is up and its subscriptions are answered."""
     listener = Listener()
     with connection.open(session, listener):
-        until(lambda: connection.up)
+        until(lambda: listener.n_up)
         yield listener
 
 
