@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.generator.networks import N_AUGMENT
@@ -42,26 +41,27 @@ def augmented(
     images: Tensor, how: Augmentation, chance: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return changed images and by how much each was changed, [n, 4] in standard deviations."""
-    amounts = chance.standard_normal((len(images), N_AUGMENT)).clip(-2, 2)
-    amounts *= chance.random(amounts.shape) < how.share
-    changed = np.flatnonzero(amounts.any(axis=1))
+    drawn = chance.standard_normal((len(images), N_AUGMENT)).clip(-2, 2)
+    drawn *= chance.random(drawn.shape) < how.share
+    amounts = torch.from_numpy(drawn).to(images)
+    changed = np.flatnonzero(drawn.any(axis=1))
     out = images.clone()
     if len(changed):
-        grid = torch.from_numpy(_maps(amounts[changed], how)).to(images)
-        grid = F.affine_grid(grid, list(images[changed].shape), align_corners=False)
-        moved = F.grid_sample(
-            images[changed], grid, "bilinear", padding_mode="reflection", align_corners=False
-        )
-        out[changed] = moved
-    return out, torch.from_numpy(amounts).to(images)
+        out[changed] = moved(images[changed], amounts[changed], how)
+    return out, amounts
 
 
-def _maps(amounts: NDArray[np.float64], how: Augmentation) -> NDArray[np.float64]:
+def moved(images: Tensor, amounts: Tensor, how: Augmentation) -> Tensor:
+    """Return images shifted, zoomed and turned by amounts [n, 4], their borders reflected."""
+    grid = F.affine_grid(maps(amounts, how), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, "bilinear", padding_mode="reflection", align_corners=False)
+
+
+def maps(amounts: Tensor, how: Augmentation) -> Tensor:
     """Return the affine maps from places of the new image to places of the old, [n, 2, 3]."""
-    zoom = 2.0 ** (amounts[:, 0] * how.log2_zoom)
+    scale = torch.exp2(-amounts[:, 0] * how.log2_zoom)
     angle = amounts[:, 3] * how.turn
-    rows = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1)
-    maps = np.zeros((len(amounts), 2, 3))
-    maps[:, :, :2] = rows.reshape(-1, 2, 2) / zoom[:, None, None]
-    maps[:, :, 2] = amounts[:, 1:3] * how.shift * 2
-    return maps
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    shift = amounts[:, 1:3] * (how.shift * 2)
+    rows = [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)]
+    return torch.stack(rows, dim=1)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.generator.augmentation import Augmentation
+from trainer.generator.augmentation import Augmentation, moved
 from trainer.generator.course import NULL, Lessons, call_weights
 from trainer.generator.networks import N_AUGMENT
 from trainer.generator.profiles import Profile
@@ -141,17 +140,5 @@ def augmented_on(images: Tensor, how: Augmentation) -> tuple[Tensor, Tensor]:
     n, device = len(images), images.device
     amounts = torch.randn(n, N_AUGMENT, device=device).clamp(-2, 2)
     amounts = amounts * (torch.rand(n, N_AUGMENT, device=device) < how.share)
-    grid = F.affine_grid(maps_on(amounts, how), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, "bilinear", padding_mode="reflection", align_corners=False)
     is_changed = (amounts != 0).any(dim=1)[:, None, None, None]
-    return torch.where(is_changed, moved, images), amounts
-
-
-def maps_on(amounts: Tensor, how: Augmentation) -> Tensor:
-    """Return the affine maps from places of the new image to places of the old, [n, 2, 3]."""
-    scale = torch.exp2(-amounts[:, 0] * how.log2_zoom)
-    angle = amounts[:, 3] * how.turn
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    shift = amounts[:, 1:3] * (how.shift * 2)
-    rows = [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)]
-    return torch.stack(rows, dim=1)
+    return torch.where(is_changed, moved(images, amounts, how), images), amounts

@@ -56,6 +56,16 @@ def test_the_network_is_told_of_every_zoom() -> None:
     np.testing.assert_allclose(area, 4.0 ** (told[:, 0] * ALWAYS.log2_zoom), rtol=0.1)
 
 
+def test_the_network_is_told_of_every_turn() -> None:
+    """A spot beside the middle goes round it by the told angle."""
+    images = -torch.ones(64, 3, 64, 64)
+    images[:, :, 28:36, 44:52] = 1.0
+    only_turns = replace(ALWAYS, log2_zoom=0.0, shift=0.0)
+    out, told = augmented(images, only_turns, np.random.default_rng(0))
+    x, y = centre(out).T
+    np.testing.assert_allclose(np.arctan2(-y, x), told[:, 3].numpy() * ALWAYS.turn, atol=0.02)
+
+
 def test_colours_stay() -> None:
     """A plain picture of one colour stays that picture, whatever is done to it."""
     plain = torch.tensor([0.3, -0.2, 0.8])[None, :, None, None].expand(16, 3, 64, 64)
