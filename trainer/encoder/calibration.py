@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.encoder.judging import Floats, activate, sigmoid
-from trainer.encoder.scores import calibration_error
+from trainer.encoder.scores import calibration_error, error_of_truth
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -140,12 +140,21 @@ def golden_section(function: Callable[[float], float], low: float, high: float) 
     return (low + high) / 2
 
 
+@dataclass(frozen=True, slots=True)
+class CrossFittedError:
+    """How far probabilities are from what came, where the scale was not fitted."""
+
+    error: float
+    floor: float
+    """What the same probabilities would show if all of them were true"""
+
+
 def cross_fitted_error(
     logits: Floats, recording: Ints, target: Ints, weight: Floats, activation: str
-) -> float:
+) -> CrossFittedError | None:
     """Return the calibration error of peaks that the scale was not fitted on.
 
-    Each half of the recordings is judged by the scale of the other.
+    Each half of the recordings is judged by the scale of the other. None where no peak is visible.
     """
     said, was, counts = [], [], []
     n_labels = logits.shape[1]
@@ -161,8 +170,11 @@ def cross_fitted_error(
         counts.append(np.repeat(weight[half::2], n_labels))
     probability: Floats = np.concatenate(said)
     visible = probability >= VISIBLE
-    return calibration_error(
-        probability[visible], np.concatenate(was)[visible], np.concatenate(counts)[visible]
+    if not visible.any():
+        return None
+    seen, count = probability[visible], np.concatenate(counts)[visible]
+    return CrossFittedError(
+        calibration_error(seen, np.concatenate(was)[visible], count), error_of_truth(seen, count)
     )
 
 

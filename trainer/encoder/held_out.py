@@ -119,7 +119,9 @@ def calibrate(fitted: Fitted, precision: float = PRECISION) -> Calibration:
         "labels": describe_thresholds(labels, thresholds, peaks, held.target, weight),
     }
     if has_species:
-        report["peak_ece_cross_fitted"] = round(cross_fitted_error(*measured), 4)
+        found = cross_fitted_error(*measured)
+        report["peak_ece_cross_fitted"] = found and round(found.error, 4)
+        report["peak_ece_floor"] = found and round(found.floor, 4)
     return Calibration(scale, tuple(thresholds), report)
 
 

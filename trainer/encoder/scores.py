@@ -49,3 +49,14 @@ def calibration_error(probability: Floats, right: Bools, weight: Floats | None =
     said = np.bincount(place, weights=counts * probability, minlength=N_BINS)
     was = np.bincount(place, weights=counts * right, minlength=N_BINS)
     return float(abs(said - was).sum() / counts.sum())
+
+
+def error_of_truth(probability: Floats, weight: Floats | None = None, n_draws: int = 200) -> float:
+    """Return the calibration error that probabilities show on average when they are all true.
+
+    Bins of few are never even: below this no model comes but by chance. Source: consistency
+    resampling, Bröcker & Smith 2007.
+    """
+    generator = np.random.default_rng(0)
+    draws = (generator.random(len(probability)) < probability for _ in range(n_draws))
+    return float(np.mean([calibration_error(probability, draw, weight) for draw in draws]))

@@ -14,7 +14,7 @@ import numpy as np
 
 from fieldstation.records import Label
 from trainer.encoder.calibration import VISIBLE
-from trainer.encoder.scores import auroc, bootstrap_interval, calibration_error
+from trainer.encoder.scores import auroc, bootstrap_interval, calibration_error, error_of_truth
 from trainer.evaluation.hearing import Bools, Floats, Heard, Ints
 from trainer.evaluation.truth import BACKGROUND, UNKNOWN
 
@@ -64,21 +64,9 @@ def calibration(heard: Heard) -> dict[str, Any]:
 
     return {
         **with_interval("ece", error, len(heard.target) if len(said) else 0),
-        "ece_floor": error_of_truth(said),
+        "ece_floor": round(error_of_truth(said), 4) if len(said) else None,
         "reliability": reliability(said, was),
     }
-
-
-def error_of_truth(said: Floats, n_draws: int = 200) -> float | None:
-    """Return the calibration error that probabilities show on average when they are all true.
-
-    Bins of few peaks are never even: below this no model comes but by chance.
-    """
-    if not len(said):
-        return None
-    generator = np.random.default_rng(0)
-    errors = [calibration_error(said, generator.random(len(said)) < said) for _ in range(n_draws)]
-    return round(float(np.mean(errors)), 4)
 
 
 def reliability(said: Floats, was: Bools) -> list[dict[str, Any]]:

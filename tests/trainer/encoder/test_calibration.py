@@ -78,7 +78,16 @@ def test_well_scaled_peaks_have_a_small_error() -> None:
     assert fit_scale(3 * truth, recording, target, even, "sigmoid").temperature == pytest.approx(
         3, rel=0.1
     )
-    assert cross_fitted_error(3 * truth, recording, target, even, "sigmoid") < 0.03
+    found = cross_fitted_error(3 * truth, recording, target, even, "sigmoid")
+    assert found is not None
+    assert found.floor < 0.03
+    assert found.error == pytest.approx(found.floor, abs=0.01)
+
+
+def test_where_nothing_is_heard_there_is_no_error_to_tell() -> None:
+    """No peak that could be an event: no share of them is right or wrong."""
+    silent, none = np.full((40, 2), -30.0), np.full(40, -1)
+    assert cross_fitted_error(silent, np.arange(40), none, np.ones(40), "sigmoid") is None
 
 
 def test_the_threshold_is_the_lowest_that_is_precise() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.encoder.scores import auroc, bootstrap_interval, calibration_error
+from trainer.encoder.scores import auroc, bootstrap_interval, calibration_error, error_of_truth
 
 
 def test_auroc_counts_pairs() -> None:
@@ -25,6 +25,15 @@ def test_calibration_error_of_overconfidence() -> None:
 def test_probability_one_falls_into_the_last_bin() -> None:
     """Certainty that is right costs nothing."""
     assert calibration_error(np.ones(3), np.ones(3, bool)) == pytest.approx(0.0)
+
+
+def test_true_probabilities_err_by_as_much_as_they_are_few() -> None:
+    """Ten thousand are even in every bin; where ten of them weigh all, they are as ten."""
+    said = np.random.default_rng(0).random(10_000)
+    weight = np.where(np.arange(len(said)) < 10, 1.0, 1e-9)
+    assert error_of_truth(said) < 0.02
+    assert error_of_truth(said, weight) == pytest.approx(error_of_truth(said[:10]), abs=0.05)
+    assert error_of_truth(said[:10]) > 0.1
 
 
 def test_the_bootstrap_covers_a_known_mean() -> None:
