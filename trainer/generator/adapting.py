@@ -20,7 +20,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldstation.bundle import DENOISER, Bundle, find_bundle, load_bundle, save_generator
+from fieldstation.bundle import (
+    DENOISER,
+    Bundle,
+    BundleError,
+    find_bundle,
+    load_bundle,
+    save_generator,
+)
 from fieldstation.generation.conditions import (
     CONDITION,
     Conditions,
@@ -110,9 +117,12 @@ def bundle_adapted(
         how: of it, how pictures are sampled; what it leaves open stays as it was.
 
     Raises:
-        BundleError: the bundle does not paint.
+        BundleError: the bundle does not paint, stands in that folder itself, or says not by whose
+            photographs it paints.
     """
     card = card_of(old)
+    _refuse_own_place(old, folder)
+    notice = _notice_of(old)
     heard = replace(copied(encoder, folder), name=folder.resolve().name)
     shutil.copyfile(old.denoiser_path, folder / DENOISER)
     save_conditions(folder, adapted.conditions)
@@ -126,7 +136,26 @@ def bundle_adapted(
         trained_on={**card.trained_on, **origin},
     )
     save_generator_golden(folder, golden_of(replace(heard, generator=card)))
-    return save_generator(heard, card, (old.path / NOTICE).read_text(encoding="utf-8"))
+    return save_generator(heard, card, notice)
+
+
+def _refuse_own_place(old: Bundle, folder: Path) -> None:
+    """Refuse the generator's own folder: the other encoder would be written over its own."""
+    if folder.resolve() == old.path.resolve():
+        raise BundleError(
+            f"-o {folder} is the --bundle whose generator is adapted, which would be lost: "
+            "name another -o"
+        )
+
+
+def _notice_of(old: Bundle) -> str:
+    """Return whose photographs a generator learnt from; it goes with the weights."""
+    try:
+        return (old.path / NOTICE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BundleError(
+            f"{old.path / NOTICE} cannot be read: {error.strerror}: fetch the bundle again"
+        ) from error
 
 
 def _map(given: Floats, wanted: Floats) -> Floats:
@@ -141,6 +170,7 @@ def _adapt(options: argparse.Namespace) -> tuple[Bundle, Adapted]:
     check_sampling(1 if options.steps is None else options.steps, options.guidance or 0.0)
     old, encoder = (load_bundle(find_bundle(name)) for name in (options.bundle, options.encoder))
     card_of(old)
+    _refuse_own_place(old, options.output)
     background = options.background or options.data.parent / "background"
     beneath = background if background.is_dir() else None
     old_calls, new_calls = (

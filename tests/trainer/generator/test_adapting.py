@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from fieldstation.bundle import Bundle, load_bundle  # noqa: E402
+from fieldstation.bundle import Bundle, BundleError, load_bundle  # noqa: E402
 from fieldstation.generation.conditions import load_conditions  # noqa: E402
 from fieldstation.generation.denoiser import OnnxDenoiser, check_generator  # noqa: E402
 from fieldstation.generation.painter import Painter, check_picture  # noqa: E402
@@ -132,3 +132,27 @@ def test_a_way_to_paint_that_cannot_be_meant_is_told(
     told = capsys.readouterr().err
     assert f"is {wrong[1]}" in told
     assert told.count("\n") == 1
+
+
+def test_a_bundle_is_not_adapted_into_itself(
+    old: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other encoder would be written over its own, and then nothing be painted any more."""
+    ear = make_tone_bundle(tmp_path / "ear", {name: 2 * hz for name, hz in PITCHES.items()})
+    before = {path.name: path.read_bytes() for path in old.path.iterdir()}
+    asked = ["--bundle", str(old.path), "--encoder", str(ear.path), "--data", str(tmp_path)]
+    assert main([*asked, "-o", f"{old.path}/../old"]) == 2
+    told = capsys.readouterr().err
+    assert "which would be lost: name another -o" in told
+    assert told.count("\n") == 1
+    with pytest.raises(BundleError, match="name another -o"):
+        bundle_adapted(old, ear, adapted(old)[0], old.path)
+    assert {path.name: path.read_bytes() for path in old.path.iterdir()} == before
+
+
+def test_weights_do_not_travel_without_their_notice(old: Bundle, tmp_path: Path) -> None:
+    """Said before a file is written."""
+    (old.path / "NOTICE.generator").unlink()
+    with pytest.raises(BundleError, match=r"NOTICE\.generator cannot be read"):
+        bundle_adapted(old, old, adapted(old)[0], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
