@@ -207,7 +207,7 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="export the mean with a training that this one goes on from; may be repeated",
     )
     add("--thresholds-from", type=Path, metavar="BUNDLE", help="of a held-out run, for --all")
-    add("--precision", type=_share, default=0.9, help="of events (default: %(default)s)")
+    add("--precision", type=_share, help="of events (default: 0.9, or --thresholds-from's)")
     add("-o", "--output", type=Path, metavar="BUNDLE", help="default: RUN/bundle")
 
 
@@ -324,11 +324,15 @@ def _bundle_generator(options: argparse.Namespace, fitted: FittedGenerator) -> N
 
 def _fit_encoder(options: argparse.Namespace) -> int:
     from trainer.encoder.bundling import bundle_encoder, refuse_painter
+    from trainer.encoder.calibration import PRECISION
     from trainer.encoder.fitting import EncoderOrder, fit_encoder
     from trainer.encoder.held_out import calibrate, calibrated_like
     from trainer.encoder.profiles import changed, profile_named
+    from trainer.encoder.training import refuse_strangers
 
     changed(profile_named(options.profile), options.change)
+    if options.thresholds_from:
+        _check_thresholds(options)
     if options.threads:
         import torch
 
@@ -338,6 +342,7 @@ def _fit_encoder(options: argparse.Namespace) -> int:
     run = options.run or Path("runs") / name
     output = options.output or run / "bundle"
     refuse_painter(output)  # before hours of training
+    refuse_strangers(options.average_with, fold, "--average-with")
     order = EncoderOrder(
         sources=_sources(options),
         profile=options.profile,
@@ -360,7 +365,8 @@ def _fit_encoder(options: argparse.Namespace) -> int:
     )
     fitted = fit_encoder(order)
     like = options.thresholds_from
-    calibration = calibrated_like(like, fitted) if like else calibrate(fitted, options.precision)
+    precision = options.precision or PRECISION
+    calibration = calibrated_like(like, fitted) if like else calibrate(fitted, precision)
     bundle = bundle_encoder(fitted, calibration, output, output.resolve().name)
     print(f"{output}: encoder {bundle.encoder_id}, {len(bundle.labels)} labels")
     if fold is None and like is None:
@@ -369,6 +375,24 @@ def _fit_encoder(options: argparse.Namespace) -> int:
             "--thresholds-from BUNDLE takes those of a training that held one out"
         )
     return 0
+
+
+def _check_thresholds(options: argparse.Namespace) -> None:
+    """Refuse, before hours of training, thresholds that cannot be taken from another bundle."""
+    from fieldstation.bundle import load_bundle
+
+    if not options.all:
+        raise DataError(
+            f"--thresholds-from goes with --all: without, thresholds are chosen on fold "
+            f"{options.fold}, which is held out"
+        )
+    bundle = load_bundle(options.thresholds_from)
+    chosen_for = dict(bundle.metrics.get("calibration", {})).get("precision")
+    if options.precision not in (None, chosen_for):
+        raise DataError(
+            f"--precision is {options.precision:g}; the thresholds of {options.thresholds_from} "
+            f"were chosen for {chosen_for}: leave --precision out, or name another bundle"
+        )
 
 
 def _count(text: str) -> int:

@@ -177,6 +177,46 @@ def test_a_mean_of_trainings_is_exported(
         fit_encoder(replace(order, average_with=(tmp_path,)))
 
 
+def test_what_cannot_be_exported_is_told_before_anything_is_trained(
+    run: Path,
+    garden: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A mean with a training that is not there, or knew the held-out fold; others' thresholds."""
+    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+    arguments = ["encoder", "--data", str(garden), "--profile", "tiny", "--run", str(tmp_path)]
+    like = ["--all", "--thresholds-from", str(run / "bundle")]
+    for more, said in (
+        (["--average-with", str(tmp_path / "none")], "none holds no checkpoint"),
+        (["--fold", "1", "--average-with", str(run)], "left out fold 0, so it was taught"),
+        (["--all", "--thresholds-from", str(tmp_path / "none")], "none is no bundle"),
+        (like[1:], "--thresholds-from goes with --all"),
+        ([*like, "--precision", "0.7"], "were chosen for 0.9: leave --precision out"),
+    ):
+        assert fit.main([*arguments, *more]) == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_on_everything_takes_the_thresholds_of_one_that_was_judged(
+    run: Path, garden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says whose they are; the precision that they were chosen for may be repeated."""
+    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+    arguments = ["encoder", "--data", str(garden), "--profile", "tiny", "--epochs", "1", "--all"]
+    more = ["--run", str(tmp_path), "--cache", str(run / "cache"), "--precision", "0.9"]
+    assert fit.main([*arguments, *more, "--thresholds-from", str(run / "bundle")]) == 0
+    made, like = load_bundle(tmp_path / "bundle"), load_bundle(run / "bundle")
+    assert made.temperature == like.temperature
+    assert all(a >= b for a, b in zip(made.thresholds, like.thresholds, strict=True))
+    assert made.metrics["calibration"]["from_encoder"] == like.encoder_id
+    assert made.metrics["calibration"]["fold"] == 0
+
+
 def test_evaluation_finds_what_was_taught(run: Path, garden: Path, tmp_path: Path) -> None:
     """Two pitches are told apart, and the report has what it promises."""
     report = tmp_path / "report.json"

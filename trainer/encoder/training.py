@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from trainer.checkpoints import write_whole
 from trainer.encoder.courses import Course
 from trainer.encoder.profiles import Profile
 
+CHECKPOINT = "checkpoint.pt"
+"""In a training's folder"""
 CHECKPOINT_EVERY_S = 180.0
 
 Judge = Callable[[nn.Module], Mapping[str, float]]
@@ -68,7 +71,7 @@ class Training:
     @property
     def checkpoint(self) -> Path:
         """Return where the checkpoint is kept."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     @property
     def metrics(self) -> Path:
@@ -222,15 +225,14 @@ def load_checkpoint(training: Training) -> Progress:
     Raises:
         ValueError: the checkpoint is of another profile, seed or fold, or its network is another.
     """
-    state = torch.load(training.checkpoint, map_location=training.device, weights_only=True)
+    mend = "give another --run, or drop --resume"
+    state = _read(training.checkpoint, training.device, mend)
     wanted = {"profile": training.profile.name, "seed": training.seed, "fold": training.fold}
     for name, value in wanted.items():
         if (found := state.get(name, value)) != value:  # older ones say no fold
             raise ValueError(
-                f"{training.checkpoint} was trained with {name} {found!r}, not {value!r}: "
-                "give another --run, or drop --resume"
+                f"{training.checkpoint} was trained with {name} {found!r}, not {value!r}: {mend}"
             )
-    mend = "give another --run, or drop --resume"
     _load_weights(training.network, state["network"], training.checkpoint, mend)
     if training.average is not None:
         _load_weights(training.average, state["average"], training.checkpoint, mend)
@@ -271,20 +273,56 @@ def averaged(training: Training, checkpoints: Sequence[Path]) -> nn.Module:
     return mean
 
 
+def refuse_strangers(runs: Iterable[Path], fold: int | None, option: str) -> None:
+    """Refuse, before hours of training, other trainings that may not speak for one.
+
+    Args:
+        fold: held out of that one; None: none is.
+
+    Raises:
+        ValueError: as `begin_with`; only the networks are not looked at.
+    """
+    for run in runs:
+        _read_other(run / CHECKPOINT, fold, option, torch.device("cpu"))
+
+
 def _outcome_of(training: Training, checkpoint: Path, option: str) -> Mapping[str, torch.Tensor]:
     """Return the weights that another training came to, if they may speak here."""
-    if not checkpoint.is_file():
-        raise ValueError(f"{option} {checkpoint.parent} holds no checkpoint: name a --run folder")
-    state = torch.load(checkpoint, map_location=training.device, weights_only=True)
-    left_out = state.get("fold", training.fold)
-    if training.fold is not None and left_out != training.fold:
-        what = "no fold" if left_out is None else f"fold {left_out}"
-        raise ValueError(
-            f"{checkpoint} left out {what}, so it was taught the recordings of fold "
-            f"{training.fold}, which are to judge this training: name another {option}"
-        )
+    state = _read_other(checkpoint, training.fold, option, training.device)
     weights: Mapping[str, torch.Tensor] = state["average"] or state["network"]
     return weights
+
+
+def _read_other(
+    checkpoint: Path, fold: int | None, option: str, device: torch.device
+) -> Mapping[str, Any]:
+    """Return another training's checkpoint, if it was not taught what is held out here."""
+    if not checkpoint.is_file():
+        raise ValueError(f"{option} {checkpoint.parent} holds no checkpoint: name a --run folder")
+    state = _read(checkpoint, device, f"name another {option}")
+    left_out = state.get("fold", fold)
+    if fold is not None and left_out != fold:
+        what = "no fold" if left_out is None else f"fold {left_out}"
+        raise ValueError(
+            f"{checkpoint} left out {what}, so it was taught the recordings of fold {fold}, which "
+            f"are to judge this training: name another {option}"
+        )
+    return state
+
+
+def _read(checkpoint: Path, device: torch.device, mend: str) -> Mapping[str, Any]:
+    """Return what a checkpoint holds.
+
+    Raises:
+        ValueError: it is damaged, or none of an encoder's.
+    """
+    try:
+        state: Mapping[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{checkpoint} is damaged: {mend}") from error
+    if not {"network", "average"} <= state.keys():
+        raise ValueError(f"{checkpoint} is of no encoder's training: {mend}")
+    return state
 
 
 def _load_weights(

@@ -434,6 +434,8 @@ def _load(training: Training, checkpoint: Path, agrees: Sequence[str], mend: str
         raise ValueError(f"{checkpoint} cannot be read: {error.strerror}") from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{checkpoint} is damaged: give another --run, or {mend}") from error
+    if "generator" not in state:
+        raise ValueError(f"{checkpoint} is of no generator's training: {mend}")
     for name in agrees:
         found, wanted = state["identity"].get(name, ""), training.identity[name]
         if found != wanted:

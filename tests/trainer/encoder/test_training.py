@@ -180,3 +180,21 @@ def test_a_training_does_not_begin_with_what_knows_its_judges(
     with pytest.raises(ValueError, match=f"{said}, so it was taught the recordings of fold 0"):
         begin_with(one, other.checkpoint)
     begin_with(replace(one, fold=None), other.checkpoint)
+
+
+@pytest.mark.parametrize("content", ["half", "of a generator"])
+def test_a_checkpoint_that_is_none_is_refused_in_words(
+    garden: Path, tmp_path: Path, content: str
+) -> None:
+    """Half a file, or a painter's: neither gone on from nor begun with."""
+    one = training(garden, tmp_path / "one")
+    save_checkpoint(one, Progress())
+    if content == "half":
+        one.checkpoint.write_bytes(one.checkpoint.read_bytes()[:1000])
+    else:
+        torch.save({"generator": {}, "average": {}}, one.checkpoint)
+    said = "is damaged" if content == "half" else "is of no encoder's training"
+    with pytest.raises(ValueError, match=f"{said}: give another --run, or drop --resume"):
+        load_checkpoint(one)
+    with pytest.raises(ValueError, match=f"{said}: name another --begin-from"):
+        begin_with(one, one.checkpoint)

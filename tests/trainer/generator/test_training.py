@@ -250,6 +250,9 @@ def test_a_damaged_checkpoint_is_refused_in_words(given: Lessons, tmp_path: Path
     one.checkpoint.write_bytes(one.checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged: give another --run"):
         load_checkpoint(one)
+    torch.save({"network": {}, "average": None, "fold": 0}, one.checkpoint)
+    with pytest.raises(ValueError, match="is of no generator's training: drop --resume"):
+        load_checkpoint(one)
 
 
 def test_a_full_disk_does_not_end_a_training(
