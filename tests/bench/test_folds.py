@@ -20,6 +20,7 @@ RESULT: dict[str, Any] = {
     "is_patient": False,
     "epochs": 3,
     "changes": [],
+    "begin_from": None,
     "seconds": 1.0,
     "n_weights": 7,
     "seed": 0,
@@ -94,6 +95,37 @@ def test_a_fold_that_was_trained_twice_counts_once(
     (found,) = json.loads(out.read_text()).values()
     assert (found["n_folds"], len(found["folds"])) == (2, 3)
     assert found["mean"]["recording_top1"] == 0.875
+
+
+def test_a_training_that_went_on_is_another_row(tones: Bundle, data: Path, tmp_path: Path) -> None:
+    """Its epochs are its own alone; so is a mean of networks, whatever trained the last of them."""
+    runs = [
+        trained(tmp_path / "zero", tones, 0),
+        trained(tmp_path / "went-on", tones, 0, begin_from="zero"),
+        trained(tmp_path / "mean", tones, 0, begin_from="zero"),
+    ]
+    described = runs[-1] / "bundle" / "bundle.json"
+    card = json.loads(described.read_text())
+    card["trained_on"]["average_with"] = ["zero", "went-on"]
+    described.write_text(json.dumps(card))
+    out = tmp_path / "folds.json"
+    arguments = [*map(str, runs), "--data", str(data), "--json", str(out)]
+    assert folds.main([*arguments, "--cache", str(tmp_path)]) == 0
+    plain = "field, no teacher, 3 epochs"
+    begun = f"{plain}, begun with another"
+    assert list(json.loads(out.read_text())) == [plain, begun, f"{begun}, mean of 3"]
+
+
+def test_a_generators_training_is_a_line(
+    tones: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has a fold and a bundle, too."""
+    run = trained(tmp_path / "painter", tones, 0)
+    (run / "result.json").write_text('{"fold": 0, "images_seen": 7}')
+    assert folds.main([str(run), "--data", str(data), "--json", str(tmp_path / "x.json")]) == 2
+    told = capsys.readouterr().err
+    assert "is no encoder's: it lacks begin_from" in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

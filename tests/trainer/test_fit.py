@@ -22,7 +22,7 @@ from tests.trainer.tiny import TINY  # noqa: E402
 from trainer import evaluate, fit  # noqa: E402
 from trainer.data.corpus import Sources  # noqa: E402
 from trainer.encoder import profiles  # noqa: E402
-from trainer.encoder.bundling import card  # noqa: E402
+from trainer.encoder.bundling import card, last_measured  # noqa: E402
 from trainer.encoder.fitting import EncoderOrder, Fitted, fit_encoder, teacher_of  # noqa: E402
 from trainer.encoder.running import cpu_session, run_logits  # noqa: E402
 
@@ -169,6 +169,8 @@ def test_a_mean_of_trainings_is_exported(
     torch.save(state, begun / "checkpoint.pt")
     mean = fit_encoder(replace(order, average_with=(begun, run)))
     assert card(mean)["average_with"] == ["begun", run.name]
+    assert list(last_measured(alone)) == ["held_out"]
+    assert list(last_measured(mean)) == ["held_out_of_last_part"]
     for name, value in alone.network.state_dict().items():
         found = mean.network.state_dict()[name]
         moved = int(value.is_floating_point())

@@ -77,7 +77,7 @@ def bundle_encoder(fitted: Fitted, calibration: Calibration, folder: Path, name:
         licence=LICENCE,
         trained_on=card(fitted),
         metrics={
-            "held_out": fitted.result["history"][-1:],
+            **last_measured(fitted),
             "calibration": calibration.report,
             "export_max_abs_delta_logit": delta,
         },
@@ -136,6 +136,13 @@ def card(fitted: Fitted) -> dict[str, Any]:
         "licence_tiers": sorted({r.licence_tier for r in trained if r.licence_tier}),
         "recordists": sorted({r.recordist for r in trained if r.recordist}),
     }
+
+
+def last_measured(fitted: Fitted) -> dict[str, Any]:
+    """Return what the last epoch measured: of a mean's last part, for nothing heard the mean."""
+    is_mean = bool(fitted.result["average_with"])
+    name = "held_out_of_last_part" if is_mean else "held_out"
+    return {name: fitted.result["history"][-1:]}
 
 
 def notice(recordings: Iterable[Recording], teacher: str | None = None) -> str:
