@@ -23,9 +23,9 @@ from fieldstation.config import Settings
 from fieldstation.records import AudioChunk, ClipState, Event, StationIdentity
 from fieldstation.station import Compose, Recorder, Station, make_ear
 from trainer.data.recordings import Recording
-from trainer.evaluation.hearing import Bools
+from trainer.evaluation.hearing import Bools, species_targets
 from trainer.evaluation.measures import ratio
-from trainer.evaluation.truth import Annotation, targets_of
+from trainer.evaluation.truth import Annotation
 
 WHO = StationIdentity("evaluation", "0" * 16, "UTC")
 SEGMENT_S = 1.0
@@ -108,11 +108,10 @@ def spans_of(bundle: Bundle, annotations: Iterable[Annotation], duration_s: floa
             f"a call is said to begin at {late[0]:g} s, and the file ends at {duration_s:g} s: "
             "count times from the file's own beginning"
         )
-    names = [label.scientific_name for label in bundle.labels]
     wanted = [Recording(Path(), "", scientific_name=a.scientific_name) for a in annotations]
     return [
-        Span(label, a.start_s, min(a.end_s, duration_s))
-        for a, label in zip(annotations, targets_of(wanted, names), strict=True)
+        Span(int(label), a.start_s, min(a.end_s, duration_s))
+        for a, label in zip(annotations, species_targets(bundle, wanted), strict=True)
         if label >= 0
     ]
 

@@ -107,9 +107,11 @@ def read_table(path: Path) -> list[Row]:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    lines = io.StringIO(_text(raw), newline=None).readlines()
+    lines = io.StringIO(_text(raw).lstrip("\r\n"), newline=None).readlines()
+    delimiter = _delimiter(lines)
+    table = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=delimiter != "\t")
     try:
-        rows = [_tidy(row) for row in csv.DictReader(lines, delimiter=_delimiter(lines))]
+        rows = [_tidy(row) for row in table]
     except csv.Error as error:
         raise DataError(f"{path} is no table: {error}") from error
     if not rows or "file" not in rows[0]:

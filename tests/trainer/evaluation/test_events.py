@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -10,6 +11,7 @@ import pytest
 from fieldstation.analysis.classifier import Classifier
 from fieldstation.audio.files import FileSource
 from fieldstation.bundle import Bundle
+from fieldstation.records import LabelKind
 from tests.onnx_models import make_tone_bundle
 from tests.trainer.evaluation.folders import CHAFFINCH, GREAT_TIT, write_audio
 from trainer.evaluation.events import Span, judge_events, overlaps, segments, station_events
@@ -62,6 +64,16 @@ def test_species_that_the_bundle_does_not_know_are_counted_apart(
     there = (Annotation("Fringilla coelebs", 1, 2), Annotation("Corvus corax", 2, 3))
     report, _ = judge_events(tones, {path: there})
     assert (report["event_f1"], report["n_events_of_other_species"]) == (1.0, 1)
+
+
+def test_an_unknown_bird_is_no_call_that_could_be_found(tones: Bundle, tmp_path: Path) -> None:
+    """A label that is no species makes no event, whoever writes its name into a table."""
+    last = replace(tones.labels[-1], scientific_name="unknown bird", kind=LabelKind.UNKNOWN_BIRD)
+    known = replace(tones, labels=(*tones.labels[:-1], last))
+    path = write_audio(tmp_path / "x.wav", {CHAFFINCH: [(1.0, 2.0)]}, seconds=4)
+    there = (Annotation("Fringilla coelebs", 1, 2), Annotation("Unknown bird", 2, 3))
+    report, _ = judge_events(known, {path: there})
+    assert (report["event_recall"], report["n_events_of_other_species"]) == (1.0, 1)
 
 
 def test_nothing_told_and_nothing_there_is_no_figure(tones: Bundle, tmp_path: Path) -> None:

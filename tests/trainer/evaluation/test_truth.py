@@ -37,10 +37,14 @@ def test_two_columns_are_enough(tmp_path: Path) -> None:
         "file,species\na.wav,  Parus   major \n",
         "file;species;notes, as, they, came\na.wav;Parus major;two, three\n",
         'file,species,notes\ra.wav,Parus major,"two\rlines"\r',
+        '\n\r\n"scientific_name", "file"\n"Parus major", "a.wav"\n',
+        "\tfile\tlicence\tscientific_name\n0\ta.wav\t\tParus major\n",
     ],
 )
 def test_tables_of_other_hands_are_read(tmp_path: Path, text: str) -> None:
-    """Semicolons, tabs, capitals, old line ends, a fold that is no number: the same recording."""
+    """Semicolons, tabs, capitals, old line ends, empty lines before, spaces between, a fold that is
+    no number: the same recording.
+    """
     (recording,) = read_truth(folder_with(tmp_path, text)).recordings
     assert (recording.file, recording.scientific_name, recording.fold) == (
         "a.wav",
