@@ -19,7 +19,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainer.data.recordings import AUDIO_SUFFIXES, DataError, Recording, read_recordings
@@ -253,13 +253,16 @@ def _seconds(text: str) -> float:
 
 
 def _species_folders(folder: Path) -> tuple[Recording, ...]:
-    """Return the files of folders named by species: Turdus_merula/*.ogg."""
+    """Return the files of folders named by species, Turdus_merula/*.ogg, or by their lack of one."""
     if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in folder.glob("*/*")):
         raise DataError(
             f"{folder} holds none of {', '.join(TABLES)} and no folders of recordings named by "
             "species: say with one of them what is in it"
         )
-    return read_recordings(folder)
+    return tuple(
+        replace(r, scientific_name="") if r.scientific_name.casefold() in NO_SPECIES else r
+        for r in read_recordings(folder)
+    )
 
 
 def _of_fold(truth: Truth, where: Path, fold: int | None) -> Truth:

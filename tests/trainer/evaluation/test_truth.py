@@ -149,10 +149,16 @@ def test_one_fold_is_read(tmp_path: Path) -> None:
 
 
 def test_folders_named_by_species_need_no_table(tmp_path: Path) -> None:
-    """Turdus_merula/song.ogg says what it is."""
-    (tmp_path / "Turdus_merula").mkdir()
-    (tmp_path / "Turdus_merula" / "song.ogg").touch()
-    assert read_truth(tmp_path).recordings[0].scientific_name == "Turdus merula"
+    """Turdus_merula/song.ogg says what it is, and so does Background/rain.ogg."""
+    for name in ("Turdus_merula", "Background", "no_bird"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "song.ogg").touch()
+    found = {r.file: r.scientific_name for r in read_truth(tmp_path).recordings}
+    assert found == {
+        "Turdus_merula/song.ogg": "Turdus merula",
+        "Background/song.ogg": "",
+        "no_bird/song.ogg": "",
+    }
 
 
 @pytest.mark.parametrize(
