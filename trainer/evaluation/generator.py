@@ -133,6 +133,8 @@ def evaluate_generator(
     bundle = load_bundle(find_bundle(bundle_name))
     painter = Painter(bundle, OnnxDenoiser(bundle, n_threads=n_threads))
     recordings = [r for r in read_recordings(data) if fold is None or r.fold == fold]
+    if not recordings:
+        raise DataError(f"fold {fold} holds no recording: leave --fold out, or choose another")
     photographs = photographs_of(load_images(read_photographs(images), cache), painter)
     calls = hear_calls(bundle, recordings, painter.card.paints)
     gallery = Gallery(painter, photographs, calls, cache, counts)

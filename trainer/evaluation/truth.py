@@ -253,7 +253,7 @@ def _seconds(text: str) -> float:
 
 
 def _species_folders(folder: Path) -> tuple[Recording, ...]:
-    """Return the files of folders named by species, Turdus_merula/*.ogg, or by their lack of one."""
+    """Return the files of folders named by species, Turdus_merula/*.ogg, or by the lack of one."""
     if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in folder.glob("*/*")):
         raise DataError(
             f"{folder} holds none of {', '.join(TABLES)} and no folders of recordings named by "

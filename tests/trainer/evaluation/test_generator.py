@@ -279,7 +279,7 @@ def test_a_terminal_that_cannot_show_it_costs_no_report(
     [
         (["--share", "0"], "--share is 0; must be above 0 and at most 1"),
         (["--share", "nan"], "--share is nan; must be above 0"),
-        (["--fold", "7"], "--data holds no recording that can be heard"),
+        (["--fold", "7"], "fold 7 holds no recording: leave --fold out"),
         (["--data", "nowhere"], "nowhere is no folder"),
         (["--images", "nowhere"], "nowhere has no images.csv"),
         (["--bundle", "nowhere"], "nowhere"),
