@@ -21,8 +21,9 @@ Ints = NDArray[np.int64]
 
 TEMPERATURES = (0.25, 8.0)
 """Where the temperature is looked for"""
-OFFSET_SPREAD = 0.5
-"""Prior spread of a label's offset around the common one: four recordings a label prove little"""
+OFFSET_SPREAD = 0.1
+"""Prior spread of a label's offset around the common one, by bench/offset_spread.py: four
+recordings a label prove little"""
 PRECISION = 0.9
 """Share of events that are to be right"""
 MARGIN = 0.05
@@ -97,16 +98,23 @@ def fit_temperature(logits: Floats, target: Ints, weight: Floats) -> float:
     return math.exp(golden_section(cross_entropy, low, high))
 
 
-def fit_peaks(peaks: Floats, right: Bools, weight: Floats, n_steps: int = 30) -> Scale:
+def fit_peaks(
+    peaks: Floats,
+    right: Bools,
+    weight: Floats,
+    spread: float = OFFSET_SPREAD,
+    n_steps: int = 30,
+) -> Scale:
     """Return temperature and shrunk offsets of sigmoids, by logistic regression on peak logits.
 
-    A common slope and offset, and a deviation of each label with a normal prior of spread
-    `OFFSET_SPREAD`; Newton's method (iteratively reweighted least squares).
+    A common slope and offset, and a deviation of each label with a normal prior; Newton's method
+    (iteratively reweighted least squares).
 
     Args:
         peaks: logits [recordings, labels].
         right: whether the label is the recording's, [recordings, labels].
         weight: how much each recording counts; 1 on average.
+        spread: of the prior, in logits.
     """
     counts = np.repeat(weight, peaks.shape[1])
     n_rows, n_labels = peaks.shape
@@ -115,7 +123,7 @@ def fit_peaks(peaks: Floats, right: Bools, weight: Floats, n_steps: int = 30) ->
         axis=1,
     )
     wanted = right.reshape(-1).astype(np.float64)
-    prior = np.diag([1e-6, 1e-6, *[OFFSET_SPREAD**-2] * n_labels])
+    prior = np.diag([1e-6, 1e-6, *[spread**-2] * n_labels])
     # From zero, where the curvature is greatest: from a slope of one, Newton's steps may run away.
     weights = np.zeros(2 + n_labels)
     for _ in range(n_steps):
