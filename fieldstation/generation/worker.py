@@ -319,9 +319,11 @@ class Worker:
         log.warning("painting %d failed: %s", len(jobs), reason)
         self._at_once = 1
         if not isinstance(error, Unpaintable) and not self._is_well():
-            if not self._stop.is_set():
-                self._fall_back(jobs, reason)
-                self._paint(jobs)
+            if self._stop.is_set():  # whose fault it was is not known
+                self._give_back(jobs)
+                return
+            self._fall_back(jobs, reason)
+            self._paint(jobs)
         elif len(jobs) > 1:
             self._paint_alone(jobs)
         else:

@@ -234,6 +234,28 @@ def test_told_to_stop_it_gives_back_what_it_was_painting(studio: Studio, start: 
     assert (row.state, row.n_deaths, row.worker) == ("queued", 0, None)
 
 
+def test_told_to_stop_while_it_looks_for_the_fault_it_gives_back_too(
+    studio: Studio, start: Start
+) -> None:
+    """Nobody knows yet whose fault it was: none of the jobs ended a worker."""
+    studio.artist.fault = ValueError("out of memory")
+    asked, answer = threading.Event(), threading.Event()
+
+    def check() -> None:
+        asked.set()
+        answer.wait(20)
+
+    studio.artist.check = check  # type: ignore[method-assign]
+    studio.wish(1)
+    stage = start(studio.worker())
+    assert asked.wait(20)
+    stage.stop()
+    answer.set()
+    with studio.log.database.read() as connection:
+        (row,) = connection.execute(select(JOBS)).all()
+    assert (row.state, row.n_deaths, row.worker) == ("queued", 0, None)
+
+
 def test_it_beats_while_it_paints(studio: Studio, start: Start) -> None:
     """A slow machine is not taken for a hung one."""
     studio.artist.gate.clear()
