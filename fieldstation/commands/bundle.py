@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fieldstation.commands.context import Context, add_context_arguments, load_context
+from fieldstation.state import State
 
 if TYPE_CHECKING:
     from fieldstation.bundle import Bundle
@@ -24,6 +25,7 @@ Labels, in the order of the logits: a text file with a line `Scientific name_Com
 species), or a .csv with the columns scientific_name, common_name and, if wanted, kind (species,
 no_bird or unknown_bird).
 `use` writes one line into the state folder; a model.bundle in the settings comes before it.
+A station and a worker that run go on with what they began with: restart both.
 """
 N_SHOWN = 60
 """Labels that `show` prints unless asked for all"""
@@ -196,11 +198,21 @@ def _use(args: argparse.Namespace, context: Context) -> None:
     context.state.prepare()
     context.state.choose_bundle(_lasting_name(args.name, path, context))
     print(f"{bundle.name} is in use from the next start on ({path})")
+    if _has_worker(context.state):
+        print(
+            "a worker that runs now keeps the bundle before and cannot paint what this one hears: "
+            "restart it together with the station"
+        )
     if context.settings.model.bundle not in ("", args.name):
         print(
             f"but model.bundle is {context.settings.model.bundle!r} in "
             f"{context.config_path or 'the environment'} and comes first: remove it there"
         )
+
+
+def _has_worker(state: State) -> bool:
+    """Return whether a worker runs on a state folder."""
+    return any(State(place).holder() for place in (state.folder / "worker").glob("*"))
 
 
 def _lasting_name(name: str, path: Path, context: Context) -> str:

@@ -157,3 +157,19 @@ def test_a_bundle_that_paints_says_what_and_how(
     save_generator_golden(bundle.path, replace(golden, denoised=-golden.denoised))
     assert main(["bundle", "use", "paints", *state]) == 2
     assert "the generator's golden check is off by" in capsys.readouterr().err
+
+
+def test_a_worker_that_runs_is_thought_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would go on with the bundle before, and park whatever the new one hears."""
+    made = make_tone_bundle(tmp_path / "mine")
+    state = State(tmp_path / "state")
+    slot = State(state.folder / "worker" / "1")
+    slot.prepare()
+    use = ["bundle", "use", str(made.path), "--state", str(state.folder)]
+    with slot.lock():
+        assert main(use) == 0
+        assert "restart it together with the station" in capsys.readouterr().out
+    assert main(use) == 0
+    assert "restart" not in capsys.readouterr().out
