@@ -199,7 +199,7 @@ def judged(bundle: Bundle, scenes: Sequence[Scene]) -> dict[str, Any]:
             "median_abs_onset_error_s_at": {
                 "silence" if db is None else f"{db}_db": summary(
                     [h for h, level in zip(heard, levels, strict=True) if level == db]
-                )["median_abs_onset_error_s"]
+                ).get("median_abs_onset_error_s")
                 for db in ABOVE_BACKGROUND_DB
             }
         }
@@ -246,8 +246,13 @@ def beside(scene: Scene, events: Iterable[Event]) -> Heard | None:
 
 
 def summary(found: Sequence[Heard | None]) -> dict[str, Any]:
-    """Return medians of the errors, and how much of the calls and of the events is the other."""
+    """Return medians of the errors, and how much of the calls and of the events is the other.
+
+    Where no event was told, no more than that.
+    """
     heard = [h for h in found if h is not None]
+    if not heard:
+        return {"n_heard": 0}
     onset = np.array([h.onset_error for h in heard])
     end = np.array([h.end_error for h in heard])
     told, there, shared = (

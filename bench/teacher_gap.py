@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldstation.bundle import find_bundle, load_bundle
+from trainer.data.recordings import DataError
 from trainer.data.teacher import BirdNet, ask
 from trainer.evaluation.hearing import Heard, hear
 from trainer.evaluation.measures import log_odds
-from trainer.evaluation.peers import as_heard
+from trainer.evaluation.peers import as_heard, has_same_windows
 from trainer.evaluation.truth import read_truth
 
 RESULT = Path(__file__).parent / "results" / "teacher_gap.json"
@@ -53,18 +54,29 @@ def main() -> None:
     chosen.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def gap(heard: Heard, peer: Heard) -> Mapping[str, float]:
-    """Return how often both name a window's species, where the peer is sure and where not."""
-    target = heard.window_target
-    ours, theirs = likeliest(heard), likeliest(peer)
-    is_sure = (theirs == target) & (of_species(peer).max(axis=1) > SURE)
-    right = ours == target
+def gap(heard: Heard, peer: Heard) -> Mapping[str, float | None]:
+    """Return how often both name a window's species, where the peer is sure and where not.
+
+    Args:
+        peer: of the same species in the same order; its labels may stand elsewhere.
+
+    Raises:
+        DataError: they heard other windows.
+    """
+    if not has_same_windows(heard, peer):
+        raise DataError("the bundle's windows are not BirdNET's: it must hear 3 s, as that does")
+    ours, theirs = (of_species(model).argmax(axis=1) for model in (heard, peer))
+    right, theirs_right = (
+        model.species[best] == model.window_target
+        for model, best in ((heard, ours), (peer, theirs))
+    )
+    is_sure = theirs_right & (of_species(peer).max(axis=1) > SURE)
     return {
-        "n_windows": len(target),
+        "n_windows": len(right),
         "sure_and_right": share(is_sure),
         "right_there": share(right[is_sure]),
         "right_elsewhere": share(right[~is_sure]),
-        "birdnet_right_elsewhere": share((theirs == target)[~is_sure]),
+        "birdnet_right_elsewhere": share(theirs_right[~is_sure]),
         "same_species": share(ours == theirs),
         "disorder": round(float(disorder(of_species(heard), of_species(peer)).mean()), 4),
     }
@@ -73,12 +85,6 @@ def gap(heard: Heard, peer: Heard) -> Mapping[str, float]:
 def of_species(heard: Heard) -> NDArray[np.float64]:
     """Return probabilities of the species alone, [windows, species]."""
     return heard.probabilities[:, heard.species].astype(np.float64)
-
-
-def likeliest(heard: Heard) -> NDArray[np.int64]:
-    """Return the label of each window's likeliest species."""
-    found: NDArray[np.int64] = heard.species[of_species(heard).argmax(axis=1)]
-    return found
 
 
 def disorder(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -90,9 +96,9 @@ def disorder(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[
     return found
 
 
-def share(hits: NDArray[np.bool_]) -> float:
-    """Return the share of hits."""
-    return round(float(hits.mean()), 4)
+def share(hits: NDArray[np.bool_]) -> float | None:
+    """Return the share of hits; of nothing, None."""
+    return round(float(hits.mean()), 4) if hits.size else None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench.teacher_gap import gap
+from trainer.data.recordings import DataError
 from trainer.evaluation.hearing import Heard
 
 TEACHER = Heard(
@@ -42,3 +43,33 @@ def test_an_order_that_is_lost_among_the_unlikely_counts() -> None:
     assert found["right_elsewhere"] == 0
     assert found["same_species"] == 0.75
     assert found["disorder"] > 0.05
+
+
+def test_labels_may_stand_elsewhere() -> None:
+    """A bundle whose unknown bird comes first: a species is what it is, not its column."""
+    moved = replace(
+        TEACHER,
+        probabilities=TEACHER.probabilities[:, [2, 0, 1]],
+        target=TEACHER.target + 1,
+        species=np.array([1, 2]),
+        unknown=np.array([0]),
+    )
+    assert gap(moved, TEACHER) == gap(TEACHER, TEACHER)
+
+
+def test_other_windows_are_not_compared() -> None:
+    """One window more or less shifts all that follow."""
+    fewer = replace(
+        TEACHER,
+        probabilities=TEACHER.probabilities[:3],
+        owner=TEACHER.owner[:3],
+        start_s=TEACHER.start_s[:3],
+    )
+    with pytest.raises(DataError, match="windows are not BirdNET's"):
+        gap(fewer, TEACHER)
+
+
+def test_where_the_teacher_is_never_sure_nothing_is_right_there() -> None:
+    """Nothing of nothing is no number, which JSON has none for."""
+    unsure = replace(TEACHER, probabilities=TEACHER.probabilities / 10)
+    assert gap(TEACHER, unsure)["right_there"] is None
