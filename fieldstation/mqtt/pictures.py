@@ -88,6 +88,7 @@ class PicturePublisher:
         self._acknowledged: list[int] = []
         self._cursor = 0
         self._again_at = 0.0
+        self._n_begun = 0
         self._fault = ""
 
     def run(self, stop: Event, beat: Callable[[], None]) -> None:
@@ -151,14 +152,23 @@ class PicturePublisher:
             pass
         try:
             self._mark()
-            if connection.up:
+            if self._has_begun(connection):
                 self._send(connection)
         except self._away as error:
             self._report(str(error))
         else:
             self._report("")
 
+    def _has_begun(self, connection: Connection) -> bool:
+        """Return whether it is up, and we have begun again on it.
+
+        It is up a moment before we are told so: what went out then would go a second time.
+        """
+        state = connection.state()
+        return state.up and state.n_connected == self._n_begun
+
     def _begin_again(self) -> None:
+        self._n_begun = self._connection.state().n_connected if self._connection else 0
         self._in_flight.clear()
         self._cursor = 0
 

@@ -136,6 +136,7 @@ class Publisher:
         *,
         version: str | None = None,
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        monotonic: Callable[[], float] = time.monotonic,
         away: tuple[type[Exception], ...] = (OSError,),
         resend_s: float = RESEND_S,
         soon_s: float = SOON_S,
@@ -146,6 +147,7 @@ class Publisher:
         Args:
             version: told in the status.
             wall: the instant now.
+            monotonic: the seconds now.
             away: what the outbox raises while its disk is not to be had.
             resend_s: how long a receipt may take.
             soon_s: how long it may take just after a connect.
@@ -159,6 +161,7 @@ class Publisher:
         self._trust = trust
         self._version = version
         self._wall = wall
+        self._monotonic = monotonic
         self._away = away
         self._resend_s = resend_s
         self._soon_s = soon_s
@@ -179,6 +182,7 @@ class Publisher:
         self._outbox_fault = ""
         self._n_confirmed = self._n_resent = self._n_refused = 0
         self._twin = ""
+        self._n_begun = 0
         self._oddities, self._twins = Seldom(_complain), Seldom(_complain)
 
     def run(self, stop: Event, beat: Callable[[], None]) -> None:
@@ -252,7 +256,7 @@ class Publisher:
                 self._inbox.get()()
         except Empty:
             pass
-        if not self._connection.up:
+        if not self._has_begun():
             return
         try:
             self._sweep_on()
@@ -263,15 +267,24 @@ class Publisher:
             self._report_outbox("")
         self._see_to_silence()
 
+    def _has_begun(self) -> bool:
+        """Return whether there is a connection, and we have begun again on it.
+
+        It is up a moment before we are told so: what went out then would go a second time.
+        """
+        connection = self._connection.state()
+        return connection.up and connection.n_connected == self._n_begun
+
     def _begin_again(self) -> None:
         """After a connect: say that we are here; what was sent before may be lost."""
+        self._n_begun = self._connection.state().n_connected
         online = Status(self._topics.station, self._key, True, self._wall(), self._version)
         self._connection.publish(messages.status_message(online))
         self._in_flight.clear()
         self._sweep = None
         self._patience_s = self._resend_s
         self._sweep_at = 0.0
-        soon_s, now = min(self._soon_s, self._resend_s), time.monotonic()
+        soon_s, now = min(self._soon_s, self._resend_s), self._monotonic()
         self._soon_at, self._early_until = now + soon_s, now + soon_s / EARLY
         self._early, self._confirmed_upto = {}, 0
         self._mark = self._cursor
@@ -292,7 +305,7 @@ class Publisher:
                 return
 
     def _sweep_on(self) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if self._sweep is None and now >= self._soon_at:
             self._soon_at = math.inf
             self._sweep_at, self._mark = now, self._passed_over()
@@ -348,9 +361,9 @@ class Publisher:
         if ticket is None:
             return False
         if not self._in_flight:
-            self._acknowledged_at = time.monotonic()
+            self._acknowledged_at = self._monotonic()
         self._in_flight[ticket] = row
-        if time.monotonic() < self._early_until and len(self._early) < EARLY_ROWS:
+        if self._monotonic() < self._early_until and len(self._early) < EARLY_ROWS:
             self._early[row.id] = row.sequence
         return True
 
@@ -362,7 +375,7 @@ class Publisher:
 
     def _note_published(self, ticket: Ticket, refusal: str) -> None:
         row = self._in_flight.pop(ticket, None)  # None: a status, or of an earlier connection
-        self._acknowledged_at = time.monotonic()
+        self._acknowledged_at = self._monotonic()
         if refusal:
             self._connection.report(f"the broker refuses what we publish: {refusal}")
         elif row is not None and not self._needs_receipt(row.message.topic):
@@ -373,7 +386,7 @@ class Publisher:
 
     def _see_to_silence(self) -> None:
         """Renew a connection on which the broker answers pings but acknowledges nothing."""
-        if self._in_flight and time.monotonic() - self._acknowledged_at > self._resend_s:
+        if self._in_flight and self._monotonic() - self._acknowledged_at > self._resend_s:
             self._connection.renew(f"nothing acknowledged for {self._resend_s:g} s")
 
     def _hear(self, delivery: Delivery) -> None:
@@ -400,7 +413,7 @@ class Publisher:
         self._confirmed_upto = max(self._confirmed_upto, *known, 0)
         if self._patience_s > self._resend_s:  # somebody is there again: soon, not in 15 minutes
             self._patience_s = self._resend_s
-            self._sweep_at = min(self._sweep_at, time.monotonic() + self._resend_s)
+            self._sweep_at = min(self._sweep_at, self._monotonic() + self._resend_s)
         if self._sweep is not None:
             self._sweep.page.difference_update(ids)
             self._sweep.answered = True

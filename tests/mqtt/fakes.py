@@ -216,6 +216,7 @@ class FakeConnection:
         self.acknowledge_at_once = False
         self._listener: Listener | None = None
         self._waiting: list[Ticket] = []
+        self._lock = threading.Lock()
         self._life = 0
 
     @contextmanager
@@ -249,18 +250,30 @@ class FakeConnection:
 
     def connect(self) -> None:
         """Come up, as for the first time or after a loss."""
+        self.come_up()
+        self.tell_up()
+
+    def come_up(self) -> None:
+        """Come up; nobody was told yet."""
         until(lambda: self._listener is not None)
-        assert self._listener is not None
-        self._life += 1
-        self._waiting.clear()
+        with self._lock:
+            self._life += 1
+            self._waiting.clear()
         self.up = True
+
+    def tell_up(self) -> None:
+        """Tell the listener that it is up."""
+        assert self._listener is not None
         self._listener.on_up()
 
     def acknowledge_all(self, refusal: str = "") -> None:
         """Answer what was published and not answered by now; what the answers bring forth waits."""
         assert self._listener is not None
-        for _ in range(len(self._waiting)):
-            self._listener.on_published(self._waiting.pop(0), refusal)
+        with self._lock:  # the publisher's thread answers itself where that is asked
+            answered = self._waiting[:]
+            del self._waiting[: len(answered)]
+        for ticket in answered:
+            self._listener.on_published(ticket, refusal)
 
     def deliver(self, message: Message) -> None:
         """Hand a message to the listener."""

@@ -28,7 +28,7 @@ from fieldstation.mqtt.connection import (
     Subscription,
 )
 from fieldstation.records import Message
-from tests.mosquitto import free_port, needs_mosquitto
+from tests.mosquitto import needs_mosquitto
 from tests.mqtt.conftest import QUICK
 from tests.mqtt.fakes import Listener, listening, until
 
@@ -210,7 +210,7 @@ def test_retained_messages_outlast_a_restart(home: EmbeddedBroker) -> None:
 @needs_mosquitto
 def test_a_taken_port_is_left_to_its_owner(tmp_path: Path) -> None:
     """Debian's own Mosquitto has 1883 wherever it is installed."""
-    with socket.create_server(("127.0.0.1", free_port())) as owner:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
         taken = owner.getsockname()[1]
         assert not is_free(taken)
         found = EmbeddedBroker(tmp_path, port=taken)
@@ -251,6 +251,7 @@ def test_a_broker_that_does_not_come_to_listen_is_tried_once_a_look(
     os.kill(home.pid, signal.SIGKILL)
     until(lambda: home.pid is None)
     assert not home.check()
+    until(lambda: tries.exists() and tries.read_text())
     assert tries.read_text() == "once\n"
     monkeypatch.setattr(rooms, "LOADING_S", 0.0)
     assert not home.check()
@@ -262,9 +263,10 @@ def test_a_broker_that_reads_for_long_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With gigabytes kept for an absent hub it never came up: it was ended and started again."""
-    slow = tmp_path / "bin" / "mosquitto"
+    slow, has_read = tmp_path / "bin" / "mosquitto", tmp_path / "has read"
     slow.parent.mkdir()
-    slow.write_text(f'#!/bin/sh\nsleep 1\nexec {rooms.find_program("mosquitto")} "$@"\n')
+    read = f"while [ ! -e '{has_read}' ]; do sleep 0.05; done"
+    slow.write_text(f'#!/bin/sh\n{read}\nexec {rooms.find_program("mosquitto")} "$@"\n')
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(rooms, "START_S", 0.1)
@@ -272,6 +274,7 @@ def test_a_broker_that_reads_for_long_is_waited_for(
     found.start()
     pid = found.pid
     assert not found.check()
+    has_read.touch()
     until(found.check)
     assert found.pid == pid
     assert read_access(tmp_path / "broker").url.port == found.url.port

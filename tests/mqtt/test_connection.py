@@ -105,20 +105,23 @@ def test_a_restarted_broker_is_found_again(broker: Mosquitto, connect: Connect) 
 
 
 @needs_mosquitto
-def test_a_hung_broker_is_noticed_by_its_silence(broker: Mosquitto, connect: Connect) -> None:
+def test_a_hung_broker_is_noticed_by_its_silence(
+    broker: Mosquitto, connect_impatiently: Connect
+) -> None:
     """A black hole closes no socket; an unanswered ping tells."""
-    connection = connect()
+    connection = connect_impatiently()
     with listening(connection, Session("a", ALL)) as listener:
         broker.hang()
         until(lambda: not connection.up)
+        n_up = listener.n_up
         broker.go_on()
-        until(lambda: listener.n_up == 2)
-        assert connection.up
+        until(lambda: listener.n_up > n_up)
+        until(lambda: connection.up)
 
 
 def test_a_listener_that_never_answers_is_given_up() -> None:
     """Something takes the connection but speaks no MQTT."""
-    with socket.create_server(("127.0.0.1", free_port())) as deaf:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
         access = Access(BrokerUrl("127.0.0.1", deaf.getsockname()[1]))
         connection = Connection(access, replace(QUICK, keepalive_s=30, connect_s=0.3))
         with connection.open(Session("a"), Listener()):
@@ -168,7 +171,7 @@ def test_a_wrong_password_is_reported_once_in_words(
     url = BrokerUrl("127.0.0.1", guarded.port, username="ann")
     connection = Connection(Access(url, "wrong-secret"), QUICK)
     with connection.open(Session("a"), Listener()):
-        until(lambda: connection.state().fault)
+        until(lambda: "user 'ann'" in connection.state().fault)
         guarded.kill()
         until(lambda: "refused" in connection.state().fault)
     lines = [r.getMessage() for r in caplog.records if "user 'ann'" in r.getMessage()]

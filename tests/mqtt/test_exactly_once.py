@@ -10,17 +10,25 @@ from typing import cast
 import pytest
 
 from fieldstation.mqtt.backoff import Backoff
-from fieldstation.mqtt.connection import Access, BrokerUrl, Connection, Ticket
+from fieldstation.mqtt.connection import (
+    Access,
+    BrokerUrl,
+    Connection,
+    Session,
+    Subscription,
+    Ticket,
+)
 from fieldstation.mqtt.logger import Log, Logger
 from fieldstation.mqtt.messages import Topics
-from fieldstation.mqtt.publisher import Publisher, Trust
+from fieldstation.mqtt.publisher import SOON_S, Publisher, Trust
 from fieldstation.records import Message
 from fieldstation.store.log_db import LogStore
 from fieldstation.store.query import Filter, detections
+from tests.fakes import FakeClock
 from tests.mosquitto import Mosquitto, needs_mosquitto
 from tests.mqtt import fakes
 from tests.mqtt.conftest import QUICK, Connect
-from tests.mqtt.fakes import KEY, OWN, TURN_S, Outbox, detection, running, until
+from tests.mqtt.fakes import KEY, OWN, TURN_S, Outbox, detection, listening, running, until
 
 pytestmark = needs_mosquitto
 RESEND_S = 0.3
@@ -30,9 +38,15 @@ def publisher(
     connection: Connection, outbox: Outbox, trusted: str = OWN, resend_s: float = RESEND_S
 ) -> Publisher:
     """Return a publisher with little patience."""
-    trust = Trust(logger_id=trusted)
     return Publisher(
-        connection, outbox, Topics("garden"), KEY, trust, resend_s=resend_s, turn_s=TURN_S
+        connection,
+        outbox,
+        Topics("garden"),
+        KEY,
+        Trust(logger_id=trusted),
+        resend_s=resend_s,
+        soon_s=resend_s,
+        turn_s=TURN_S,
     )
 
 
@@ -91,10 +105,10 @@ def test_a_broker_that_forgets_everything_again_and_again_loses_nothing(
     assert outbox.n_pending() == 0
 
 
-def test_a_broker_that_hangs_only_delays(broker: Mosquitto, connect: Connect) -> None:
+def test_a_broker_that_hangs_only_delays(broker: Mosquitto, connect_impatiently: Connect) -> None:
     """Noticed by its silence; sent again when it speaks."""
     outbox, log = Outbox(), fakes.Log()
-    with at_work(connect, outbox, log) as telling:
+    with at_work(connect_impatiently, outbox, log) as telling:
         until(lambda: telling.state().connection.up)
         broker.hang()
         for n in range(1, 51):
@@ -120,12 +134,21 @@ def test_rows_from_before_the_logger_came_arrive_when_it_comes(connect: Connect)
 
 def test_a_logger_that_hears_again_is_told_at_once_what_it_missed(connect: Connect) -> None:
     """The station's own says so to its publisher, which else would wait for the next sweep."""
-    outbox, log = Outbox.of(250), fakes.Log()
-    trust = Trust(logger_id=OWN)
+    outbox, log, clock = Outbox.of(250), fakes.Log(), FakeClock()
     telling = Publisher(
-        connect(), outbox, Topics("garden"), KEY, trust, resend_s=1_000, soon_s=0.1, turn_s=TURN_S
+        connect(),
+        outbox,
+        Topics("garden"),
+        KEY,
+        Trust(logger_id=OWN),
+        monotonic=clock.monotonic,
+        turn_s=TURN_S,
     )
-    with running(telling):
+    everything = Session("ear", (Subscription("fieldstation/garden/detection"),))
+    with listening(connect(), everything) as ear, running(telling):
+        until(lambda: len(ear.deliveries) == 250)
+        until(lambda: telling.state().n_in_flight == 0)
+        clock.advance(SOON_S)
         until(lambda: telling.state().n_resent > 0)
         again = telling.go_over_again
         with running(Logger(connect(), cast(Log, log), OWN, on_hearing=again, turn_s=TURN_S)):

@@ -134,6 +134,18 @@ def test_a_picture_is_published_when_the_broker_has_both_messages() -> None:
         until(lambda: pictures.published == [1])
 
 
+def test_nothing_goes_out_before_it_was_told_that_it_is_connected() -> None:
+    """It is told a moment later, and begins again then: each would go twice."""
+    connection, pictures = FakeConnection(), Pictures(1)
+    with running(publisher(lambda: connection, pictures)) as (stage,):
+        connection.come_up()
+        n = stage.n_beats
+        until(lambda: stage.n_beats >= n + 2)
+        assert connection.published == []
+        connection.tell_up()
+        until(lambda: len(connection.published) == 2)
+
+
 def test_a_refused_picture_stays_and_is_tried_again() -> None:
     """A broker whose access list is mended gets it then."""
     connection, pictures = FakeConnection(), Pictures(1)

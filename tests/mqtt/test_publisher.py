@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -15,10 +14,12 @@ from fieldstation.mqtt.connection import Connection
 from fieldstation.mqtt.messages import Receipt, Refusal, Status, Summary, Topics
 from fieldstation.mqtt.publisher import WINDOW, Publisher, Trust
 from fieldstation.records import Health, Message
+from tests.fakes import FakeClock
 from tests.mqtt.fakes import KEY, OWN, TURN_S, FakeConnection, Outbox, detection, running, until
 
 OWN_TRUST = Trust(logger_id=OWN)
 NEVER_S = 1_000.0
+RESEND_S, SOON_S = 10.0, 1.0
 
 
 @contextmanager
@@ -34,11 +35,56 @@ def publishing(
         KEY,
         trust,
         resend_s=resend_s,
+        soon_s=resend_s,
         turn_s=TURN_S,
     )
     with running(publisher):
         connection.connect()
         yield publisher, connection
+
+
+class Hours:
+    """A publisher whose time passes only as it is told to."""
+
+    def __init__(self, outbox: Outbox, soon_s: float = RESEND_S) -> None:
+        """Make it, on a fake connection that acknowledges at once."""
+        self._clock = FakeClock()
+        self._outbox = outbox
+        self.connection = FakeConnection()
+        self.connection.acknowledge_at_once = True
+        self.publisher = Publisher(
+            cast(Connection, self.connection),
+            outbox,
+            Topics("garden"),
+            KEY,
+            OWN_TRUST,
+            monotonic=self._clock.monotonic,
+            resend_s=RESEND_S,
+            soon_s=soon_s,
+            turn_s=TURN_S,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run it, and wait until it has told what there was and has its acknowledgements."""
+        with running(self.publisher) as (self._stage,):
+            self.connection.connect()
+            until(lambda: len(self.connection.sequences()) == self._outbox.n_pending())
+            yield
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time pass between two turns of the publisher, and wait until it has acted on it."""
+        self._turn()
+        self._clock.advance(seconds)
+        self._turn()
+
+    def pass_until(self, so: Callable[[], object]) -> None:
+        """Let time pass until something is so."""
+        until(lambda: so() or self.pass_by(1.1 * RESEND_S))
+
+    def _turn(self) -> None:
+        n = self._stage.n_beats
+        until(lambda: self._stage.n_beats >= n + 2)  # the one that runs, and a whole one
 
 
 def receipt(numbers: Iterable[int], logger_id: str = OWN, refused: Iterable[int] = ()) -> Message:
@@ -67,48 +113,40 @@ def test_rows_go_in_order_and_at_most_a_window_unacknowledged() -> None:
     assert outbox.largest_page <= WINDOW
 
 
-def test_a_logger_that_subscribes_a_moment_late_gets_the_first_rows_soon() -> None:
-    """Rows told just after a connect, when our own logger had not subscribed yet, go again."""
+def test_nothing_goes_out_before_it_was_told_that_it_is_connected() -> None:
+    """It is told a moment later, and begins again then: each would go twice."""
     connection = FakeConnection()
     publisher = Publisher(
-        cast(Connection, connection),
-        Outbox.of(3),
-        Topics("garden"),
-        KEY,
-        OWN_TRUST,
-        resend_s=NEVER_S,
-        soon_s=1.0,
-        turn_s=TURN_S,
+        cast(Connection, connection), Outbox.of(3), Topics("garden"), KEY, turn_s=TURN_S
     )
-    with running(publisher):
-        connection.connect()
-        until(lambda: connection.sequences() == [1, 2, 3])
-        connection.acknowledge_all()
-        until(lambda: connection.sequences() == [1, 2, 3, 1, 2, 3])
-        assert publisher.state().n_resent == 3
+    with running(publisher) as (stage,):
+        connection.come_up()
+        n = stage.n_beats
+        until(lambda: stage.n_beats >= n + 2)
+        assert connection.published == []
+        connection.tell_up()
+        until(lambda: len(connection.published) == 4)
+    assert connection.sequences() == [1, 2, 3]
+
+
+def test_a_logger_that_subscribes_a_moment_late_gets_the_first_rows_soon() -> None:
+    """Rows told just after a connect, when our own logger had not subscribed yet, go again."""
+    hours = Hours(Outbox.of(3), SOON_S)
+    with hours.running():
+        hours.pass_by(SOON_S)
+        assert hours.connection.sequences() == [1, 2, 3, 1, 2, 3]
+        assert hours.publisher.state().n_resent == 3
 
 
 def test_only_what_the_logger_passed_over_goes_again_soon() -> None:
     """A receipt for the second row: the first was not heard, the third is under way."""
-    connection = FakeConnection()
-    publisher = Publisher(
-        cast(Connection, connection),
-        Outbox.of(3),
-        Topics("garden"),
-        KEY,
-        OWN_TRUST,
-        resend_s=NEVER_S,
-        soon_s=1.0,
-        turn_s=TURN_S,
-    )
-    with running(publisher):
-        connection.connect()
-        until(lambda: connection.sequences() == [1, 2, 3])
-        connection.acknowledge_all()
-        connection.deliver(receipt([2]))
-        until(lambda: connection.sequences() == [1, 2, 3, 1])
-        time.sleep(0.1)
-        assert connection.sequences() == [1, 2, 3, 1]
+    outbox = Outbox.of(3)
+    hours = Hours(outbox, SOON_S)
+    with hours.running():
+        hours.connection.deliver(receipt([2]))
+        until(lambda: outbox.n_pending() == 2)
+        hours.pass_by(SOON_S)
+        assert hours.connection.sequences() == [1, 2, 3, 1]
 
 
 def test_a_broker_that_takes_less_gets_less() -> None:
@@ -193,63 +231,55 @@ def test_a_reconnect_sends_the_unconfirmed_again_and_nothing_else() -> None:
         until(lambda: outbox.n_pending() == 4)
         connection.up = False
         connection.connect()
-        until(lambda: len(connection.sequences()) == 10)
+        until(lambda: publisher.state().n_resent == 4)
         assert connection.sequences()[6:] == [2, 4, 5, 6]
-        assert publisher.state().n_resent == 4
 
 
 def test_lost_receipts_are_asked_for_again() -> None:
     """Without any reconnect, after a while, the oldest first."""
     outbox = Outbox.of(4)
-    with publishing(outbox, resend_s=0.05) as (publisher, connection):
-        connection.acknowledge_at_once = True
-        until(lambda: connection.published)
-        connection.acknowledge_all()
-        connection.deliver(receipt([1]))
-        until(lambda: publisher.state().n_resent >= 3)
-        assert connection.sequences()[4:7] == [2, 3, 4]
-        connection.deliver(receipt([2, 3, 4]))
-        until(lambda: publisher.idle)
+    hours = Hours(outbox)
+    with hours.running():
+        hours.connection.deliver(receipt([1]))
+        until(lambda: outbox.n_pending() == 3)
+        hours.pass_until(lambda: hours.publisher.state().n_resent >= 3)
+        assert hours.connection.sequences()[4:7] == [2, 3, 4]
+        hours.connection.deliver(receipt([2, 3, 4]))
+        until(lambda: hours.publisher.idle)
 
 
 def test_an_absent_logger_costs_a_page_at_a_time() -> None:
     """Ten thousand waiting rows are not sent again every minute: a page asks whether he is back."""
-    outbox = Outbox.of(5 * WINDOW)
-    with publishing(outbox, resend_s=0.05) as (publisher, connection):
-        connection.acknowledge_at_once = True
-        until(lambda: connection.published)
-        connection.acknowledge_all()
-        until(lambda: publisher.state().n_resent >= 3 * WINDOW)
-        resent = connection.sequences()[5 * WINDOW :]
+    hours = Hours(Outbox.of(5 * WINDOW))
+    with hours.running():
+        hours.pass_until(lambda: hours.publisher.state().n_resent >= 3 * WINDOW)
+        resent = hours.connection.sequences()[5 * WINDOW :]
         assert set(resent) <= set(range(1, WINDOW + 1))
 
 
 def test_a_logger_that_is_back_gets_page_after_page() -> None:
     """Each page as soon as the last is confirmed, not one a minute."""
-    outbox = Outbox.of(3 * WINDOW)
-    with publishing(outbox, resend_s=0.3) as (publisher, connection):
-        connection.acknowledge_at_once = True
-        until(lambda: connection.published)
-        connection.acknowledge_all()
+    hours = Hours(Outbox.of(3 * WINDOW))
+    with hours.running():
+        hours.pass_until(lambda: hours.publisher.state().n_resent >= WINDOW)
         for n in (1, 2, 3):
-            until(lambda n=n: publisher.state().n_resent >= n * WINDOW)  # type: ignore[misc]
+            until(lambda n=n: hours.publisher.state().n_resent == n * WINDOW)  # type: ignore[misc]
             page = range((n - 1) * WINDOW + 1, n * WINDOW + 1)
-            connection.deliver(receipt(page))
-        until(lambda: publisher.idle)
-        assert publisher.state().n_resent == 3 * WINDOW
+            hours.connection.deliver(receipt(page))
+        until(lambda: hours.publisher.idle)
+        assert hours.publisher.state().n_resent == 3 * WINDOW
 
 
 def test_a_row_that_nobody_confirms_does_not_hold_up_the_next_page() -> None:
     """One odd row among many must not starve the rest."""
     outbox = Outbox.of(2 * WINDOW)
-    with publishing(outbox, resend_s=0.05) as (publisher, connection):
-        connection.acknowledge_at_once = True
-        until(lambda: connection.published)
-        connection.acknowledge_all()
-        until(lambda: publisher.state().n_resent >= WINDOW)
-        connection.deliver(receipt(range(2, WINDOW + 1)))
-        until(lambda: 2 * WINDOW in connection.sequences()[2 * WINDOW :])
-        connection.deliver(receipt(range(WINDOW + 1, 2 * WINDOW + 1)))
+    hours = Hours(outbox)
+    with hours.running():
+        hours.pass_until(lambda: hours.publisher.state().n_resent >= WINDOW)
+        hours.connection.deliver(receipt(range(2, WINDOW + 1)))
+        until(lambda: outbox.n_pending() == WINDOW + 1)
+        hours.pass_until(lambda: 2 * WINDOW in hours.connection.sequences()[2 * WINDOW :])
+        hours.connection.deliver(receipt(range(WINDOW + 1, 2 * WINDOW + 1)))
         until(lambda: outbox.n_pending() == 1)
 
 
@@ -267,16 +297,17 @@ def test_a_refusal_by_the_logger_ends_a_row_and_is_shown(caplog: pytest.LogCaptu
 
 def test_a_refusal_by_the_broker_leaves_the_row_in_the_outbox() -> None:
     """An access list can be mended."""
-    outbox = Outbox.of(1)
-    with publishing(outbox, resend_s=0.1) as (publisher, connection):
-        until(lambda: connection.sequences())
+    hours = Hours(Outbox.of(1))
+    connection = hours.connection
+    connection.acknowledge_at_once = False
+    with hours.running():
         connection.acknowledge_all("Not authorized")
         until(lambda: connection.reports)
         assert "Not authorized" in connection.reports[0]
-        until(lambda: len(connection.sequences()) > 1)
+        hours.pass_until(lambda: len(connection.sequences()) > 1)
         connection.acknowledge_all()
         connection.deliver(receipt([1]))
-        until(lambda: publisher.idle)
+        until(lambda: hours.publisher.idle)
 
 
 def test_a_broker_that_acknowledges_nothing_is_left() -> None:
@@ -307,7 +338,7 @@ def test_an_unexpected_error_ends_the_stage() -> None:
     outbox = Outbox.of(1)
     outbox.fault = KeyError("a bug")
     with pytest.raises(KeyError), publishing(outbox):
-        pass
+        until(lambda: outbox.n_asked)
 
 
 def test_another_station_of_our_name_is_an_error_shown(caplog: pytest.LogCaptureFixture) -> None:

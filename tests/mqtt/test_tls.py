@@ -104,8 +104,9 @@ def test_everybody_writes_what_is_theirs_and_nothing_else(
 def test_a_station_hears_only_what_is_below_its_own_topic(hub: Hub) -> None:
     """Also when it asks for everything, and of what is retained."""
     retained = Message("fieldstation/wood/status", b"{}", retain=True, qos=1)
-    with client(hub, "wood") as (wood, _):
+    with client(hub, "wood") as (wood, told):
         wood.publish(retained)
+        until(lambda: told.published)
         with client(hub, "hedge") as (_, hedge), client(hub, "logger") as (logger, said):
             publish(logger, said, "fieldstation/wood/logged")
             publish(logger, said, "fieldstation/hedge/logged")
