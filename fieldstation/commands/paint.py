@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fieldstation.generation.painter import Painter
 
 EXAMPLES = """  fieldstation paint blackbird.wav -o blackbird.png
-  fieldstation paint blackbird.wav --seeds 1..4 --guidance 2.5 --steps 24 -o bolder.png
+  fieldstation paint blackbird.wav --seeds 1..4 --guidance 9 --steps 40 -o bolder.png
   fieldstation paint 019a6f0e-1c5e-7b40-9d62-1f8f4d6a1a2b -o event.png
 """
 
@@ -61,9 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a picture for each, such as 1..8 or 3,5; default: 1..8, of an event its own first",
     )
     parser.add_argument(
-        "--guidance", type=float, metavar="W", help="1: none; more: clearer and less varied"
+        "--guidance",
+        type=float,
+        metavar="W",
+        help="1: none; more: clearer and less varied; default: the bundle's",
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="of the sampler")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="of the sampler; default: the bundle's"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
     parser.add_argument("--bundle", metavar="NAME|FOLDER", help="model, over the settings'")
     add_runtime_argument(parser)

@@ -18,10 +18,10 @@ import soundfile
 from PIL import Image
 
 from fieldstation.analysis.classifier import Classifier, Overflow
-from fieldstation.bundle import Bundle, load_bundle
+from fieldstation.bundle import SHIPPED, Bundle, load_bundle
 from fieldstation.cli import main
 from fieldstation.commands.calls import Listener, NoCall, call_in_recording
-from fieldstation.commands.paint import parse_seeds
+from fieldstation.commands.paint import EXAMPLES, parse_seeds
 from fieldstation.config import Settings, StationSettings
 from fieldstation.generation.denoiser import OnnxDenoiser, PaintingError
 from fieldstation.generation.noise import seed_of
@@ -387,3 +387,13 @@ def test_a_generator_that_breaks_is_said_in_a_line(
     told = paint(sounds / "great_tit.flac")
     assert told.code == 1
     assert_line(told.err, "nothing was painted: denoiser.onnx failed: out of memory")
+
+
+def test_the_bolder_example_is_bolder_than_what_is_shipped() -> None:
+    """The shipped generator's guidance has been chosen anew twice; the help must follow."""
+    asked = re.search(r"--guidance (\S+) --steps (\d+) -o bolder", EXAMPLES)
+    assert asked is not None
+    card = load_bundle(SHIPPED / "garden").generator
+    assert card is not None
+    assert float(asked[1]) > card.guidance_scale
+    assert int(asked[2]) > card.n_steps
