@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,6 +27,11 @@ class LabelRecipe:
 
     negative_share: float
     """Of an epoch's windows, those taught as `no bird`"""
+
+    def __post_init__(self) -> None:
+        """Refuse a share that leaves nothing to the species."""
+        if not 0 <= self.negative_share < 1:
+            raise ValueError(f"negative_share is {self.negative_share}; 0 to less than 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,10 @@ class MelRecipe:
     n_remembered: int = 60_000
     """Mixtures that are kept for it: 55 kB each"""
 
+    def __post_init__(self) -> None:
+        """Refuse an epoch of nothing, and a memory of nothing where one is drawn from."""
+        refuse_nothing(self, "n_per_epoch", *(["n_remembered"] if self.again_share else []))
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -75,6 +85,10 @@ class Profile:
     """Of the weights' moving average, which is what is judged and shipped"""
     shape: FieldShape | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what nothing is learnt with."""
+        refuse_nothing(self, "epochs", "batch_size", "learning_rate")
+
     def network(self, n_labels: int) -> nn.Module:
         """Return the encoder with random weights."""
         shape = () if self.shape is None else (self.shape,)
@@ -84,6 +98,17 @@ class Profile:
     def activation(self) -> str:
         """Return what makes probabilities of the logits."""
         return "softmax" if isinstance(self.recipe, LabelRecipe) else "sigmoid"
+
+
+def refuse_nothing(values: object, *names: str) -> None:
+    """Refuse values that must be above 0 and are not.
+
+    Raises:
+        ValueError: one is not; the text names it.
+    """
+    for name in names:
+        if not (value := getattr(values, name)) > 0:
+            raise ValueError(f"{name} is {value}; must be above 0")
 
 
 PROFILES = {
@@ -174,6 +199,9 @@ def _like(old: float, text: str, change: str) -> float:
             raise ValueError(f"--change {change}: must be true or false")
         return text == "true"
     try:
-        return type(old)(text)
+        value = type(old)(text)
     except ValueError:
-        raise ValueError(f"--change {change}: must be a number like {old}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"--change {change}: must be a number like {old}")
+    return value
