@@ -82,6 +82,7 @@ class Player:
         self._next_pipe: int | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._is_leaving = False
         self._position = 0
         self._began = time.monotonic()
         self._begun: tuple[int, float] | None = None
@@ -98,10 +99,8 @@ class Player:
 
     def leave(self) -> None:
         """Close the pipe at the end of the next call: the listener hears the end."""
-        n = len(self.calls)
-        wait_for(lambda: len(self.calls) > n)
-        with self._lock:
-            self._lose()
+        self._is_leaving = True
+        wait_for(lambda: not self._is_leaving)
 
     def end(self) -> None:
         """Stop for good."""
@@ -133,6 +132,9 @@ class Player:
         self._position += n
         if into + n == period and self._begun is not None:
             self.calls.append(Call(number, species_of(number), self._begun[1], self.lives))
+            if self._is_leaving:  # here, before a part of the next call can be heard
+                self._lose()
+                self._is_leaving = False
 
     def _write(self, samples: NDArray[np.float32]) -> None:
         left = memoryview((samples * 32_767).astype("<i2").tobytes())

@@ -8,8 +8,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tests.mosquitto import free_port
-
 CHUNK = 512
 """Bytes that go on at once: small, so that a slow way is slow and not just late"""
 
@@ -26,14 +24,14 @@ class Proxy:
     """Passes bytes both ways, with a delay and at a limited rate."""
 
     def __init__(self, target: int) -> None:
-        self.port = free_port()
         self.delay_s = 0.0
         """Of each chunk"""
         self.bytes_per_s = 0.0
         """0: no limit"""
         self.attempts: list[Attempt] = []
         self._target = target
-        self._server = socket.create_server(("127.0.0.1", self.port))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
     @property
@@ -122,13 +120,18 @@ class Door:
                 return
             knock = Knock(_client_id(packet), came_s)
             self.knocks.append(knock)
-            if self._manner == "accepts":
-                client.sendall(self.CONNACK)
-                client.recv(4096)
-            elif self._manner == "silent":
-                while client.recv(4096):
-                    pass
-        knock.left_s = time.monotonic()
+            try:
+                self._receive(client)
+            finally:
+                knock.left_s = time.monotonic()  # before it is closed, and the wait begins
+
+    def _receive(self, client: socket.socket) -> None:
+        if self._manner == "accepts":
+            client.sendall(self.CONNACK)
+            client.recv(4096)
+        elif self._manner == "silent":
+            while client.recv(4096):
+                pass
 
 
 def _client_id(packet: bytes) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.played import wait_for
+
 TOOLS = ("mosquitto", "mosquitto_sub", "mosquitto_pub", "sqlite3")
 SBIN = ":/usr/sbin:/usr/local/sbin"
 
@@ -58,11 +60,15 @@ class Heard:
 
     def messages(self) -> list[dict[str, Any]]:
         """Return topic and payload of each, in the order they came."""
-        return [json.loads(line) for line in self._whole_lines()]
+        return [json.loads(line) for line in self._whole_lines() if line.startswith("{")]
 
     def detections(self) -> list[dict[str, Any]]:
         """Return the payloads of detections, in the order they came; some may come again."""
         return [m["payload"] for m in self.messages() if m["topic"].endswith("/detection")]
+
+    def n_subscribed(self) -> int:
+        """Return how often a broker has taken its subscription."""
+        return sum(line.startswith("Subscribed") for line in self._whole_lines())
 
     def _whole_lines(self) -> list[str]:
         text = self._lines.read_text(errors="replace") if self._lines.exists() else ""
@@ -77,15 +83,19 @@ def subscriber(
 ) -> Iterator[Heard]:
     """Run mosquitto_sub with a session that a broker keeps, each message a line of a file.
 
+    It has subscribed when this begins: what is told from now on, it hears.
+
     Args:
         access: host, port, user (empty: none) and password.
     """
     host, port, user, password = access
     who = ["-u", user, "-P", password] if user else []
     where = ["-h", host, "-p", str(port), "-t", topic, "-V", "mqttv5"]
-    session = ["-i", "stranger", "-c", "-x", "86400", "-q", "1", "-F", "%J"]
+    session = ["-i", "stranger", "-c", "-x", "86400", "-q", "1", "-F", "%J", "-d"]
     # Its topics are JSON, but not the pictures.
     without = ["-T", "fieldstation/+/image/png"]
+    heard = Heard(lines)
+    before = heard.n_subscribed()
     with lines.open("ab") as output:
         process = subprocess.Popen(
             ["stdbuf", "-oL", "mosquitto_sub", *where, *session, *without, *who],
@@ -93,7 +103,8 @@ def subscriber(
             stderr=subprocess.DEVNULL,
         )
     try:
-        yield Heard(lines)
+        wait_for(lambda: heard.n_subscribed() > before)
+        yield heard
     finally:
         process.kill()
         process.wait()

@@ -23,6 +23,7 @@ from tests.faults.station import Station
 from tests.mosquitto import Mosquitto
 
 pytestmark = needs_strangers
+SEEN = "seen.jsonl"
 RETURN_S = 150.0
 """Longest wait for what was told in a fault to be in the log: two of the longest back-offs"""
 
@@ -35,6 +36,7 @@ class Scene:
     broker: Mosquitto
     proxy: Proxy
     passwords: Path
+    heard: Heard
 
     def n_committed(self) -> int:
         """Return how many events are in station.db."""
@@ -66,12 +68,14 @@ def frozen(scene: Scene, wait: Callable[[], None]) -> None:
 
 def refusing(scene: Scene, wait: Callable[[], None]) -> None:
     """Let the broker take another password than the station's."""
+    n_subscribed = scene.heard.n_subscribed()
     scene.broker.kill()
     scene.password("changed")
     scene.broker.start()
     wait()
+    # Who comes back to a broker that forgot him after the station misses what it tells.
+    wait_for(lambda: scene.heard.n_subscribed() > n_subscribed)
     scene.password("owl")
-    # Not by a new broker: it would forget the subscriber, who may come back after the station.
     scene.broker.read_again()
 
 
@@ -104,7 +108,7 @@ def scene_of(make_station: MakeStation, folder: Path) -> Iterator[Scene]:
         settings=f'[mqtt]\nurl = "{proxy.url}"\nusername = "garden"\n'
         f'password_file = "{folder}/secret"\n'
     )
-    scene = Scene(station, broker, proxy, passwords)
+    scene = Scene(station, broker, proxy, passwords, Heard(folder / SEEN))
     scene.password("owl")
     broker.start()
     try:
@@ -141,9 +145,9 @@ def test_whatever_becomes_of_the_broker_everything_arrives_once(
     n_during, back_s = 0, []
     with scene_of(make_station, tmp_path) as scene:
         scene.station.start()
-        player.play_to(scene.station.take_pipe())
         access = ("127.0.0.1", scene.broker.port, "stranger", "hoot")
-        with subscriber(tmp_path / "seen.jsonl", access) as heard:
+        with subscriber(tmp_path / SEEN, access) as heard:
+            player.play_to(scene.station.take_pipe())
             wait_for(lambda: scene.n_logged() >= 1)
             for name in names.split():
                 before = scene.n_committed()

@@ -48,17 +48,21 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def begin(station: Station, player: Player) -> None:
     """Start a station and play to it."""
     station.start()
+    play(station, player)
+
+
+def play(station: Station, player: Player) -> None:
+    """Play to a station that was started."""
     lives = player.lives
     player.play_to(station.take_pipe())
     wait_for(lambda: player.lives > lives)
 
 
 def check(station: Station) -> str:
-    """Return what `fieldstation check` says, and that it is not well."""
+    """Return what `fieldstation check` says where it is not well; empty where it is."""
     command = [sys.executable, "-m", "fieldstation", "check", "--state", str(station.state)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout
-    return done.stdout
+    return done.stdout if done.returncode == 1 else ""
 
 
 def n_logged(station: Station) -> int:
@@ -154,18 +158,20 @@ def run_through(
     """Run one station through faults, and stop it; hold what it wrote against what was played."""
     bent = Bent(tmp_path)
     station = make_station(environment=bent.environment, **LIVE)
-    begin(station, player)
+    station.start()
     with subscriber(tmp_path / "seen.jsonl", station.reader()) as heard:
+        play(station, player)
         wait_for(lambda: n_logged(station) > 1)
         seen = suffer(names, station, player, disk, bent, hold_s)
-        calls = [call.number for call in player.calls[:-1]]  # the last is on its way still
+        calls = [call.number for call in player.calls]
+        wait_for_calls(station, len(calls))  # what is on its way ends with the station
+        wait_for(lambda: len({d["event_id"] for d in heard.detections()}) >= len(calls))
         assert station.stop() == 0, station.said()
     found = logged(station, player.calls)
     assert found[: len(calls)] == calls, "a call is missing, double or out of order"
     told = [d["event_id"] for d in heard.detections()]
     ids = [r["event_id"] for r in ask(station.state / "log.db", "SELECT event_id FROM detections")]
     assert set(told) <= set(ids)
-    assert len(set(told)) >= len(calls) - 3  # mosquitto_sub ends with the station's broker
     sums = covered(station)
     assert set(sums) <= {"heard", "starting"}, sums
     assert integrity(station.state / "station.db") == integrity(station.state / "log.db") == "ok"
@@ -233,6 +239,14 @@ def damage_under(station: Station, database: Path, table: str) -> None:
     wait_for(damaged)
 
 
+def remove(station: Station, database: Path) -> None:
+    """Take a database with its -wal away at once: the station makes another when it looks."""
+    station.signal(signal.SIGSTOP)
+    for file in station.state.glob(f"{database.name}*"):
+        file.unlink()
+    station.signal(signal.SIGCONT)
+
+
 def tear(database: Path) -> None:
     """Cut a -wal in the middle of a page, as a power cut does on a disk that lies."""
     wal = database.with_name(database.name + "-wal")
@@ -253,8 +267,7 @@ def test_databases_that_are_taken_or_damaged_come_back(
     database, log, rounds = station.state / "station.db", station.state / "log.db", 1 + 9 * long
     wait_for_calls(station, 2)
     for number in range(rounds):
-        for file in station.state.glob("station.db*"):
-            file.unlink()
+        remove(station, database)
         wait_for(database.exists)
         wait_for_calls(station, len(player.calls) + 1)
         shutil.copy(log, tmp_path / "other")

@@ -57,8 +57,9 @@ def test_an_analysis_that_falls_behind_drops_the_oldest_and_catches_up(
     wait_for_new(station, player)
     settled_at = time.time()
     wait_for_new(station, player, 4)
+    played = player.calls[:]
+    wait_for(lambda: played[-1].number in logged(station, player.calls))
     known = logged(station, player.calls)
-    played = player.calls[:-2]
     assert station.stop() == 0, station.said()
     behind = ask(
         station.state / "station.db",
