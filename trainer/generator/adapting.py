@@ -5,7 +5,7 @@
 Both encoders hear the same windows; a linear map, fitted by ridge regression, turns the new one's
 embeddings into the conditions that the generator was trained with. The denoiser stays as it is. An
 encoder that was trained on from the old one is nearly its equal; how near any comes is printed,
-for recordings that the map was not fitted on.
+for recordings that the map was not fitted on. A fold that generator or encoder left out stays out.
 """
 
 from __future__ import annotations
@@ -108,6 +108,17 @@ def adapt(old: Bundle, old_calls: Calls, new_calls: Calls) -> Adapted:
     return Adapted(replace(known, mean=mean, scale=scale, mapping=mapping), explained)
 
 
+def known_to(old: Bundle, encoder: Bundle, calls: Calls) -> Calls:
+    """Return the calls of no fold that the generator or the encoder left out: they may judge both.
+
+    Raises:
+        BundleError: the bundle does not paint.
+    """
+    for trained_on in (card_of(old).trained_on, encoder.trained_on):
+        calls = calls.without_fold(trained_on.get("fold"))
+    return calls
+
+
 def bundle_adapted(
     old: Bundle, encoder: Bundle, adapted: Adapted, folder: Path, how: Packaging = AS_IT_WAS
 ) -> Bundle:
@@ -174,7 +185,8 @@ def _adapt(options: argparse.Namespace) -> tuple[Bundle, Adapted]:
     background = options.background or options.data.parent / "background"
     beneath = background if background.is_dir() else None
     old_calls, new_calls = (
-        load_calls(bundle, options.data, options.cache, beneath) for bundle in (old, encoder)
+        known_to(old, encoder, load_calls(bundle, options.data, options.cache, beneath))
+        for bundle in (old, encoder)
     )
     adapted = adapt(old, old_calls, new_calls)
     how = Packaging(solver=options.solver, n_steps=options.steps, guidance_scale=options.guidance)

@@ -17,7 +17,13 @@ from fieldstation.generation.painter import Painter, check_picture  # noqa: E402
 from tests.onnx_models import make_painting_bundle, make_tone_bundle  # noqa: E402
 from tests.trainer.generator.tiny import HEARD, calls  # noqa: E402
 from trainer.data.recordings import DataError  # noqa: E402
-from trainer.generator.adapting import Adapted, adapt, bundle_adapted, main  # noqa: E402
+from trainer.generator.adapting import (  # noqa: E402
+    Adapted,
+    adapt,
+    bundle_adapted,
+    known_to,
+    main,
+)
 from trainer.generator.bundling import Packaging  # noqa: E402
 from trainer.generator.embeddings import Calls  # noqa: E402
 
@@ -156,3 +162,14 @@ def test_weights_do_not_travel_without_their_notice(old: Bundle, tmp_path: Path)
     with pytest.raises(BundleError, match=r"NOTICE\.generator cannot be read"):
         bundle_adapted(old, old, adapted(old)[0], tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_fold_that_was_left_out_is_left_out(old: Bundle) -> None:
+    """By the generator or by the encoder: what the map knew could judge neither."""
+    assert old.generator is not None
+    everything = calls()
+    painter = replace(old, generator=replace(old.generator, trained_on={"fold": 0}))
+    ear = replace(old, trained_on={"fold": 1})
+    assert known_to(old, replace(old, trained_on={"fold": None}), everything) is everything
+    kept = known_to(painter, ear, everything)
+    assert {kept.recordings[i].fold for i in kept.recording} == {2}
