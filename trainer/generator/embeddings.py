@@ -20,11 +20,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from fieldstation.analysis.classifier import activate
 from fieldstation.bundle import Bundle
 from trainer.data.audio import AudioSet, Samples, load_audio
 from trainer.data.recordings import DataError, Recording, content_hash, read_recordings
 from trainer.data.windows import WindowGrid, WindowSet, active_windows
-from trainer.encoder.judging import activate
 from trainer.encoder.running import cpu_session
 
 FORMAT = 3
@@ -189,7 +189,13 @@ def _answer(
 ) -> dict[str, Any]:
     outputs = bundle.outputs
     wanted = [outputs.logits, outputs.embedding, *([outputs.mel] if outputs.mel else [])]
-    logits, embedding, *mel = session.run(wanted, {bundle.input: samples})
+    # A foreign graph may take a batch of one only.
+    step = 1 if isinstance(session.get_inputs()[0].shape[0], int) else len(samples)
+    answers = [
+        session.run(wanted, {bundle.input: samples[i : i + step]})
+        for i in range(0, len(samples), step)
+    ]
+    logits, embedding, *mel = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     if embedding.shape[1:] != (N_VALUES,):
         raise DataError(f"{bundle.path} gives embeddings {embedding.shape[1:]}; must be {N_VALUES}")
     grid = mel_grid(mel[0]) if mel else np.zeros((len(samples), N_VALUES), np.float32)
@@ -202,8 +208,7 @@ def _answer(
 
 def _own_probability(bundle: Bundle, logits: Floats, names: Sequence[str]) -> Floats:
     """Return what each row's own species gets; 1 for a species that the encoder does not know."""
-    scaled = logits / bundle.temperature + (np.array(bundle.offsets) if bundle.offsets else 0.0)
-    probabilities = activate(scaled, bundle.activation)
+    probabilities = activate(logits, bundle)
     at = {label.scientific_name: i for i, label in enumerate(bundle.labels)}
     own = [
         row[at[name]] if name in at else 1.0 for row, name in zip(probabilities, names, strict=True)

@@ -68,6 +68,21 @@ def test_the_encoder_says_how_sure_it_is_of_the_label(
     assert (sure[3] == 1).all()
 
 
+def test_a_foreign_encoder_is_heard_as_a_station_hears_it(
+    bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    """Window by window where its graph takes one; where it gives probabilities, they are it."""
+    foreign = make_tone_bundle(tmp_path / "foreign", sample_rate=RATE, batch=1)
+    calls = load_calls(bundle, folder, tmp_path)
+    found = load_calls(foreign, folder, tmp_path)
+    np.testing.assert_allclose(found.embedding, calls.embedding, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(found.probability, calls.probability, atol=1e-4)
+    ready = replace(foreign, activation="none", temperature=1.0, offsets=())
+    said = load_calls(ready, folder, tmp_path / "other")
+    sure = said.probability[(said.recording == 0) & (said.variant == 0)]
+    assert (sure == 1).all()
+
+
 def test_calls_are_heard_once(
     bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
