@@ -99,14 +99,28 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     yield postgres_server
     import psycopg
 
+    cut_clients(postgres_server)
     # Dropping a schema is ten times faster than making a database for each test.
     with psycopg.connect(postgres_server, autocommit=True) as server:
-        server.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
         server.execute("DROP SCHEMA public CASCADE")
         server.execute("CREATE SCHEMA public")
+
+
+def cut_clients(url: str) -> int:
+    """Cut all connections to a database; return how many there were when they are gone."""
+    import psycopg
+
+    clients = (
+        " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
+    )
+    with psycopg.connect(url, autocommit=True) as server:
+        n = len(server.execute(f"SELECT pg_terminate_backend(pid){clients}").fetchall())
+        deadline = time.monotonic() + START_S
+        while server.execute(f"SELECT 1{clients}").fetchall():
+            assert time.monotonic() < deadline, "a connection that was cut stays"
+            time.sleep(0.01)
+    return n
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

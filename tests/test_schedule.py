@@ -14,7 +14,7 @@ from fieldstation import schedule
 from fieldstation.schedule import Chore, Chores
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
     ends_at = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < ends_at:
         time.sleep(0.01)
@@ -52,7 +52,7 @@ def test_a_chore_asked_for_twice_while_it_waits_is_done_once() -> None:
     gate, done = threading.Event(), []
 
     def slow() -> str:
-        gate.wait(5)
+        gate.wait(60)
         return ""
 
     chores = Chores([Chore("slow", slow), Chore("quick", lambda: done.append(1) or "")])
@@ -118,7 +118,7 @@ def test_a_clock_that_is_set_delays_no_chore(step_s: float) -> None:
         scheduler.modify_job("backup", next_run_time=in_a_year)
         schedule.follow_clock(scheduler, [stage], "Europe/Berlin", step_s)
         due_in = scheduler.get_job("backup").next_run_time - datetime.now(UTC)
-        assert due_in <= timedelta(days=1)
+        assert due_in <= timedelta(hours=25)  # as many as a day has in autumn
     finally:
         scheduler.shutdown()
 

@@ -93,7 +93,7 @@ def test_a_source_that_breaks_off_ends_the_service_though_nobody_confirms(
         raise MendableError("the recording is torn")
 
     service = Service(make_plan(tmp_path, tones, Sound(break_off)))
-    with asked_to_stop_after(20) as needed, pytest.raises(MendableError, match="torn"):
+    with asked_to_stop_after(60) as needed, pytest.raises(MendableError, match="torn"):
         service.run()
     assert not needed.is_set()
 
@@ -125,7 +125,7 @@ def test_an_outbox_that_cannot_be_read_at_the_end_is_asked_again(
     outbox = UnreadableOutbox()
     service = Service(make_plan(tmp_path, tones, Sound()))
     service._publisher._outbox = outbox
-    with asked_to_stop_after(20) as needed:
+    with asked_to_stop_after(60) as needed:
         assert service.run()
     assert outbox.n_asked > 3
     assert not needed.is_set()
@@ -152,7 +152,7 @@ def test_a_full_outbox_makes_a_live_station_deaf_and_the_ledger_says_so(
         for number in range(120):
             store.post_message(f"summary-{number}", Message("topic", bytes(10_000)))
     service = Service(plan)
-    with asked_to_stop_after(20) as needed:
+    with asked_to_stop_after(60) as needed:
         service.run()
     assert not needed.is_set()
     with closing(sqlite3.connect(plan.state.station_db)) as found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +15,7 @@ from fieldstation.errors import MendableError
 from fieldstation.notify import Notifier
 from fieldstation.supervisor import Supervisor
 from tests.fakes import FakeClock
+from tests.mqtt.fakes import until
 
 
 class Feeds(Notifier):
@@ -60,11 +60,11 @@ def test_the_watchdog_is_fed_only_while_every_stage_is_in_time() -> None:
     clock, feeds, gate = FakeClock(), Feeds(), threading.Event()
     supervisor = Supervisor(clock, feeds)
     well = supervisor.start("well", Loop())
-    hung = supervisor.start("hung", Loop(lambda: gate.wait(10) and None))
+    hung = supervisor.start("hung", Loop(lambda: gate.wait(60) and None))
     supervisor.look()
     assert feeds.n == 1
     clock.advance(21)
-    time.sleep(0.05)  # the well one beats at the new time
+    until(lambda: well.late_s() == 0)  # it has beaten at the new time
     supervisor.look()
     assert feeds.n == 1
     assert supervisor.late() == ["hung"]
@@ -78,7 +78,7 @@ def test_the_watchdog_is_fed_only_while_every_stage_is_in_time() -> None:
 def test_a_stage_that_does_not_stop_is_told() -> None:
     """The wait is bounded."""
     gate = threading.Event()
-    stage = Supervisor(FakeClock(), Feeds()).start("deaf", Loop(lambda: gate.wait(10) and None))
+    stage = Supervisor(FakeClock(), Feeds()).start("deaf", Loop(lambda: gate.wait(60) and None))
     assert not stage.stop(timeout_s=0.05)
     gate.set()
     assert stage.stop()

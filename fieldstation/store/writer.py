@@ -334,16 +334,19 @@ class StoreThread:
     def _keep_to_limit(self) -> None:
         """Measure the file; at its limit delivered events go early, and if that is too little,
         there is no room."""
-        self._n_bytes = self._store.n_bytes()
+        n_bytes = self._store.n_bytes()
         if self._max_bytes is None:
+            self._n_bytes = n_bytes
             return
-        if self._n_bytes > AGAIN * self._max_bytes:
+        if n_bytes > AGAIN * self._max_bytes:
             self._store.drop_delivered(DROPPED_AT_ONCE)
-            self._n_bytes = self._store.n_bytes()
+            n_bytes = self._store.n_bytes()
         was_full = self._is_full
-        self._is_full = self._n_bytes > (AGAIN if was_full else 1) * self._max_bytes
+        # Before it is told in `state`: who reads there that it is full finds no room.
+        self._is_full = n_bytes > (AGAIN if was_full else 1) * self._max_bytes
+        self._n_bytes = n_bytes
         if self._is_full and not was_full:
-            log.error("%s", shortage(self._n_bytes, self._max_bytes, True))
+            log.error("%s", shortage(n_bytes, self._max_bytes, True))
         elif was_full and not self._is_full:
             log.warning("%s has room again: the station hears", self._store.database.name)
 

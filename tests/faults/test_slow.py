@@ -41,7 +41,7 @@ def test_an_analysis_that_falls_behind_drops_the_oldest_and_catches_up(
     make_station: MakeStation, player: Player, tmp_path: Path, counts: Counts, long: bool
 ) -> None:
     """The newest sound wins; once it is fast again, a call is in the log as soon as before."""
-    slow_s, queue_s, slower = (120.0, 60.0, MUCH_SLOWER) if long else (2.5, 1.0, SLOWER)
+    slow_s, queue_s, slower = (120.0, 60.0, MUCH_SLOWER) if long else (5.5, 3.0, SLOWER)
     brake = tmp_path / "brake"
     brake.write_text("0")
     environment = {**os.environ, BRAKE: str(brake), QUEUE: str(queue_s)}

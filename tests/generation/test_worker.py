@@ -133,8 +133,11 @@ def start() -> Iterator[Callable[[Worker], Stage]]:
 Start = Callable[[Worker], Stage]
 
 
-def test_what_waits_is_painted_in_growing_batches(studio: Studio, start: Start) -> None:
+def test_what_waits_is_painted_in_growing_batches(
+    studio: Studio, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One picture each, with its file; jobs that come later too."""
+    monkeypatch.setattr("fieldstation.generation.worker.BATCH_S", 1e6)  # who paints may be idle
     studio.wish(*range(1, 8))
     start(studio.worker())
     until(lambda: studio.states() == {"done": 7})
@@ -337,6 +340,7 @@ def test_a_log_that_is_away_is_waited_for(
     studio.wish(1)
     start(studio.worker())
     until(lambda: studio.states() == {"done": 1})
+    until(lambda: "pictures are kept again" in caplog.messages)
     assert studio.artist.batches == [[1]]
     said = [m for m in caplog.messages if "log.db" in m or "kept again" in m]
     assert said == [

@@ -24,6 +24,7 @@ from fieldstation.store.errors import StoreUnavailable
 from fieldstation.store.log_db import LogStore, Outcome
 from fieldstation.store.log_tables import COVERAGE, DAILY, DETECTIONS, QUARANTINE
 from fieldstation.store.query import Filter, detections
+from tests.postgres import cut_clients
 from tests.store.examples import DAWN, MINUTE, detection, interval
 
 NEW, SAME, CONFLICT, UNFIT = Outcome.NEW, Outcome.SAME, Outcome.CONFLICT, Outcome.UNFIT
@@ -198,16 +199,9 @@ def test_a_server_that_went_away_is_named(postgres_url: str) -> None:
 
 def test_a_restarted_server_costs_no_batch(postgres_url: str) -> None:
     """A connection that was cut while idle is replaced."""
-    import psycopg
-
     log = LogStore(postgres_url)
     log.record([detection(1)], DAWN)
-    with psycopg.connect(postgres_url) as other:
-        cut = other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        assert cut.fetchall() == [(True,)]
+    assert cut_clients(postgres_url) == 1
     assert log.record([detection(2)], DAWN) == [NEW]
     log.close()
 

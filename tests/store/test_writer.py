@@ -19,6 +19,7 @@ from fieldstation.store.keeper import Keeper
 from fieldstation.store.station_db import Clip, StationStore
 from fieldstation.store.writer import BATCH, MAX_RECEIPTS_WAITING, StoreThread
 from tests.fakes import FakeClock
+from tests.mqtt.fakes import until
 from tests.store.conftest import full_disk
 from tests.store.examples import DAWN, event, interval, message
 
@@ -163,7 +164,7 @@ def test_a_stop_tries_a_disk_at_once_that_refused_before(
     store: StationStore, tmp_path: Path
 ) -> None:
     """However far away its next try was."""
-    writer = StoreThread(store, finish_s=1.0)
+    writer = StoreThread(store, finish_s=5.0)
     with locked(tmp_path / "station.db"):
         writer.post_event(event(1), message)
         for _ in range(12):
@@ -237,7 +238,7 @@ def test_a_keeper_brings_a_damaged_database_back(
     path.write_bytes(damaged[:4096] + b"\xff" * (len(damaged) - 4096))
     with running(writer):
         writer.post_event(event(2), message)
-        assert writer.drain(PATIENCE_S)
+        until(lambda: writer.drain(PATIENCE_S))  # which waits shortly for a file that is mended
     assert writer.state().fault is None
     assert str(UUID(int=2)) in {row.id for row in store.pending()}
     assert "was damaged" in keeper.news
