@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fieldstation.bundle import Bundle, BundleError, load_bundle
+from fieldstation.bundle import Bundle, BundleError, load_bundle, save_generator
 from trainer.data.images import read_photographs
 from trainer.data.recordings import DataError, content_hash, file_hash, read_recordings
 from trainer.data.teacher import identity_of
 from trainer.encoder.bundling import bundle_encoder
 from trainer.encoder.fitting import EncoderOrder, fit_encoder
 from trainer.encoder.held_out import calibrate
-from trainer.generator.bundling import Packaging, bundle_generator
+from trainer.generator.bundling import Packaging, bundle_generator, copied
 from trainer.generator.fitting import GeneratorOrder, fit_generator
 
 FORMAT = 1
@@ -106,7 +106,7 @@ def generator_step(order: WholeOrder, encoder: Bundle) -> Bundle:
     found = whole_bundle(folder / "bundle")
     if found and found.generator_id:
         print(f"generator {found.generator_id}: its inputs are unchanged, kept")
-        return found
+        return hearing_as(found, encoder)
     fitted = fit_generator(replace(wanted, folder=folder, encoder=str(encoder.path), resume=True))
     if not fitted.finished:
         raise Unfinished(
@@ -116,11 +116,19 @@ def generator_step(order: WholeOrder, encoder: Bundle) -> Bundle:
     return bundle_generator(fitted, folder / "bundle", Packaging(name=encoder.name))
 
 
+def hearing_as(made: Bundle, encoder: Bundle) -> Bundle:
+    """Return a bundle with the thresholds of its encoder's step: they may have been chosen anew."""
+    assert made.generator is not None
+    if replace(encoder, path=made.path, generator=made.generator) == made:
+        return made
+    notice = (made.path / "NOTICE.generator").read_text(encoding="utf-8")
+    return save_generator(copied(encoder, made.path), made.generator, notice)
+
+
 def delivered(made: Bundle, output: Path) -> Bundle:
     """Return the bundle at `output`, copied there unless it is there; bundle.json comes last."""
     there = whole_bundle(output)
-    same = there and (there.encoder_id, there.generator_id) == (made.encoder_id, made.generator_id)
-    if there and same:
+    if there and replace(made, path=output) == there:
         print(f"{output}: unchanged")
         return there
     output.mkdir(parents=True, exist_ok=True)

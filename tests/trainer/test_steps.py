@@ -172,3 +172,14 @@ def test_a_mistake_is_one_line(data: Path, tmp_path: Path, capsys) -> None:
     assert "has no images.csv" in capsys.readouterr().err
     assert fit.main(["generator", *calls, *pictures, *encoder, "--size", "hugo"]) == 2
     assert "size is 'hugo'; one of tiny" in capsys.readouterr().err
+
+
+def test_another_precision_reaches_the_bundle(bundle: Bundle, data: Path, capsys) -> None:
+    """It changes thresholds alone: the same weights, and a generator that is not made again."""
+    for precision in ("0.6", "0.9"):
+        assert command(data, data / "precise", "--precision", precision) == 0
+        assert f"generator {bundle.generator_id}: its inputs" in capsys.readouterr().out
+        found = load_bundle(data / "precise")
+        assert (found.encoder_id, found.generator_id) == (bundle.encoder_id, bundle.generator_id)
+        assert found.metrics["calibration"]["precision"] == float(precision)
+        assert check_generator(OnnxDenoiser(found), found) < 1e-6
