@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from trainer.checkpoints import write_whole
+from trainer.checkpoints import alone_in, write_whole
 from trainer.encoder.courses import Course
 from trainer.encoder.profiles import Profile
 
@@ -80,10 +80,15 @@ class Training:
 
 
 def train(training: Training, progress: Progress) -> Progress:
-    """Train from `progress` to the last epoch, keeping checkpoints on the way."""
-    while progress.epoch < training.n_epochs and share_done(training, progress) < 1:
-        run_epoch(training, progress)
-        close_epoch(training, progress)
+    """Train from `progress` to the last epoch, keeping checkpoints on the way.
+
+    Raises:
+        ValueError: another training is at work in the folder.
+    """
+    with alone_in(training.folder):
+        while progress.epoch < training.n_epochs and share_done(training, progress) < 1:
+            run_epoch(training, progress)
+            close_epoch(training, progress)
     return progress
 
 

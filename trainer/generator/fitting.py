@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import fcntl
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from fieldstation.bundle import Bundle, find_bundle, load_bundle
+from trainer.checkpoints import alone_in
 from trainer.data.images import GARDEN, TRAIN, ImageSet, load_images, read_photographs
 from trainer.encoder.fitting import OrderError, choose_device, describe_device
 from trainer.encoder.profiles import changed
@@ -277,24 +276,6 @@ def identity_of(
         "images": lessons.images.content_hash[:16],
         "calls": heard.hexdigest()[:16],
     }
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep every other training out of a folder.
-
-    Raises:
-        OrderError: one is at work there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OrderError(f"another training is at work in {folder}: give another --run") from (
-                error
-            )
-        yield
 
 
 def start_or_resume(

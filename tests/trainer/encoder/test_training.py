@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from tests.trainer.recordings import RATE  # noqa: E402
 from tests.trainer.tiny import TINY  # noqa: E402
+from trainer.checkpoints import alone_in  # noqa: E402
 from trainer.data.corpus import Sources, gather, training_windows  # noqa: E402
 from trainer.data.windows import WindowGrid  # noqa: E402
 from trainer.encoder.courses import LabelCourse, mels_of  # noqa: E402
@@ -198,3 +199,11 @@ def test_a_checkpoint_that_is_none_is_refused_in_words(
         load_checkpoint(one)
     with pytest.raises(ValueError, match=f"{said}: name another --begin-from"):
         begin_with(one, one.checkpoint)
+
+
+def test_two_trainings_do_not_share_a_folder(garden: Path, tmp_path: Path) -> None:
+    """They would write over each other's checkpoints."""
+    one = training(garden, tmp_path / "one")
+    with alone_in(one.folder), pytest.raises(ValueError, match="another training is at work in"):
+        train(one, Progress())
+    assert not one.checkpoint.exists()
