@@ -59,7 +59,7 @@ def cli(state: Path) -> Run:
             [sys.executable, "-m", "fieldstation", *map(str, arguments), "--state", str(state)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
             env={**os.environ, "TZ": "UTC"},
             **options,  # type: ignore[call-overload]

@@ -72,7 +72,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{process.args} never said {text!r}")
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> bool:
     ends_at = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < ends_at:
         time.sleep(0.1)

@@ -145,6 +145,16 @@ def command_lines(pid: int) -> Iterator[str]:
             yield Path(f"/proc/{child}/environ").read_bytes().decode()
 
 
+def is_refused(url: str) -> bool:
+    import psycopg
+
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
 def test_a_database_s_password_comes_from_its_file(
     postgres_url: str, password: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +169,7 @@ def test_a_database_s_password_comes_from_its_file(
         server.execute("SELECT pg_reload_conf()")
         url = postgres_url.replace("fieldstation@", "guarded@")
         try:
+            until(lambda: is_refused(url))  # the server reads its rules when it comes to it
             wanted = f'[log]\ndatabase = "{url}"\n'
             without = fieldstation("species", wanted, tmp_path)
             assert without.returncode == 1

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,10 +150,11 @@ def test_a_broker_that_is_never_quiet_is_answered_for_too(tmp_path: Path) -> Non
     stations = Connection(access)
     with ExitStack() as ending:
         ending.callback(broker.kill)
-        ending.enter_context(listening(stations, Session("stations")))
+        told = ending.enter_context(listening(stations, Session("stations")))
         stations.publish(messages.status_message(Status("hedge", KEY, True, NOW, "0.1.0")))
+        until(lambda: told.published)
         asking.start()
-        ends_at = time.monotonic() + 5
+        ends_at = time.monotonic() + 20
         while asking.is_alive() and time.monotonic() < ends_at:
             stations.publish(messages.health_message("wood", KEY, Health(NOW, {})))
             time.sleep(0.1)
@@ -282,7 +283,7 @@ def test_a_station_a_logger_and_a_reader_over_tls(
 
     shown = [said_by(tmp_path, "hedge"), said_by(tmp_path, "log"), well.stdout, well.stderr]
     shown += [command_line(process.pid) for process in started]
-    shown += [path.read_text(errors="replace") for path in files_below(field.folder / "hedge")]
+    shown += texts_below(field.folder / "hedge")
     for secret in field.secrets():
         assert not any(secret in text for text in shown)
 
@@ -311,15 +312,21 @@ def documented_values() -> set[str]:
 
 def command_line(pid: int) -> str:
     """Return what `ps` shows of a process and of those that it started."""
-    own = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return own + "".join(command_line(int(child)) for child in children)
+    with suppress(ProcessLookupError, FileNotFoundError):  # a child may end while it is read
+        own = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return own + "".join(command_line(int(child)) for child in children)
+    return ""
 
 
-def files_below(folder: Path) -> list[Path]:
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    assert any(path.name == "station.lock" for path in found)
-    return found
+def texts_below(folder: Path) -> list[str]:
+    """Return what stands in the files of a running station."""
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(IsADirectoryError, FileNotFoundError):  # some come and go
+            found[path.name] = path.read_text(errors="replace")
+    assert "station.lock" in found
+    return list(found.values())
 
 
 @needs_hub

@@ -18,7 +18,7 @@ from fieldstation.bundle import Bundle
 from fieldstation.commands.worker import dead_workers, take_slot
 from fieldstation.mqtt import messages
 from fieldstation.mqtt.connection import Access, BrokerUrl, Connection, Session, Subscription
-from fieldstation.state import State
+from fieldstation.state import Lock, State
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.late_log import LateLog
 from fieldstation.store.log_db import LogStore
@@ -97,6 +97,11 @@ def told(heard: Listener) -> list[str]:
     ]
 
 
+def shown(heard: Listener) -> list[bytes]:
+    """Return the pictures for people."""
+    return [d.payload for d in heard.deliveries if d.topic == "fieldstation/hedge/image/png"]
+
+
 def wish(database: Path, *numbers: int) -> None:
     """Let a log have heard Great Tits, whose pictures wait."""
     log = LogStore(str(database), maker=JobMaker(JobPolicy()))
@@ -122,6 +127,7 @@ def test_a_recording_ends_as_pictures_in_the_log_and_at_the_broker(
         assert ended.returncode == 0, ended.stdout + ended.stderr
         events = {event for (event,) in rows(state / "log.db", "SELECT event_id FROM detections")}
         until(lambda: set(told(heard)) == events and len(events) == 2)
+        until(lambda: len(shown(heard)) >= 2)
     images = rows(state / "log.db", "SELECT file, is_of_call, published_at FROM images")
     assert len(images) == 2
     assert all(of_call and published for _, of_call, published in images)
@@ -129,9 +135,7 @@ def test_a_recording_ends_as_pictures_in_the_log_and_at_the_broker(
         png = (state / "images" / str(file)).read_bytes()
         assert png.startswith(PNG)
         assert b"Generated\0true" in png
-    shown = [d.payload for d in heard.deliveries if d.topic == "fieldstation/hedge/image/png"]
-    assert len(shown) >= 2
-    assert all(png.startswith(PNG) for png in shown)
+    assert all(png.startswith(PNG) for png in shown(heard))
 
 
 def test_without_waiting_the_pictures_stay_in_the_queue_for_a_worker(
@@ -204,12 +208,22 @@ def test_two_workers_share_what_waits(broker: Mosquitto, paints: Bundle, state: 
     state.mkdir()
     wish(state / "log.db", *range(1, 17))
     words = worker_of(broker, paints, state, "--once")
-    with command(*words) as first, command(*words) as second:
-        said = [worker.communicate(timeout=100)[0] for worker in (first, second)]
-        assert [first.returncode, second.returncode] == [0, 0], said
+    with command(*words) as first:
+        until(lambda: n_at_work(state) == 1, 60)
+        first.send_signal(signal.SIGSTOP)  # or it may be done before the other has begun
+        with command(*words) as second:
+            until(lambda: n_at_work(state) == 2, 60)
+            first.send_signal(signal.SIGCONT)
+            said = [worker.communicate(timeout=100)[0] for worker in (first, second)]
+            assert [first.returncode, second.returncode] == [0, 0], said
     assert sum(text.count("picture of Great Tit") for text in said) == 16
     assert rows(state / "log.db", "SELECT count(*) FROM images") == [(16,)]
     assert len(list((state / "worker").iterdir())) == 2
+
+
+def n_at_work(state: Path) -> int:
+    """Return how many workers have a place of their own below a state."""
+    return sum(Lock.holder_of(place) is not None for place in state.glob("worker/*"))
 
 
 def test_a_worker_outlives_damage_to_the_log(
@@ -271,8 +285,14 @@ def test_a_station_starts_its_worker_again(paints: Bundle, recording: Path, stat
 
 def next_worker(pid: int, before: int) -> int:
     """Wait for a station's worker that is another than before; return its process."""
-    until(lambda: children_named(pid, "worker") not in ([], [before]), 60)
-    return children_named(pid, "worker")[0]
+    found: list[int] = []
+
+    def has_another() -> bool:
+        found[:] = children_named(pid, "worker")
+        return found not in ([], [before])
+
+    until(has_another, 60)
+    return found[0]
 
 
 def children_named(pid: int, word: str) -> list[int]:
