@@ -87,7 +87,7 @@ def adapt(old: Bundle, old_calls: Calls, new_calls: Calls) -> Adapted:
 
     Raises:
         BundleError: the bundle does not paint.
-        DataError: they are not the same windows, or too few recordings.
+        DataError: they are not the same windows, too few recordings, or nothing alike.
     """
     if not np.array_equal(old_calls.recording, new_calls.recording):
         raise DataError(
@@ -104,6 +104,11 @@ def adapt(old: Bundle, old_calls: Calls, new_calls: Calls) -> Adapted:
     tried = _map(given[~asked], wanted[~asked])
     error = wanted[asked] - given[asked] @ tried
     explained = 1 - float(np.square(error).sum() / np.square(wanted[asked]).sum())
+    if not explained > 0:
+        raise DataError(
+            f"the map explains {explained:.2f} of what conditions vary by, less than none at all: "
+            "bring more recordings, or train a generator for this encoder"
+        )
     mapping = _map(given, wanted)
     return Adapted(replace(known, mean=mean, scale=scale, mapping=mapping), explained)
 

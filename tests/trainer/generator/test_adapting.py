@@ -173,3 +173,12 @@ def test_a_fold_that_was_left_out_is_left_out(old: Bundle) -> None:
     assert known_to(old, replace(old, trained_on={"fold": None}), everything) is everything
     kept = known_to(painter, ear, everything)
     assert {kept.recordings[i].fold for i in kept.recording} == {2}
+
+
+def test_a_map_that_is_worse_than_none_is_refused(old: Bundle) -> None:
+    """Of few recordings, or of encoders that hear nothing alike: its pictures would be chance."""
+    before = calls(n_per_species=20)
+    chance = np.random.default_rng(2)
+    nothing = chance.standard_normal(before.embedding.shape).astype(np.float32)
+    with pytest.raises(DataError, match=r"explains -\d.+: bring more recordings"):
+        adapt(old, before, replace(before, embedding=nothing))
