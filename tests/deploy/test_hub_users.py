@@ -163,7 +163,7 @@ def test_users_added_at_once_are_all_there(hub: Hub) -> None:
         subprocess.Popen([*command, name], env=environment, stderr=subprocess.DEVNULL)
         for name in names
     ]
-    assert [process.wait(30) for process in running] == [0] * 4
+    assert [process.wait(100) for process in running] == [0] * 4
     assert hub.users("list").stdout == "".join(f"{name} station\n" for name in names)
     access = (hub.folder / "access").read_text().splitlines()
     assert [line for line in access if line.startswith("user ")] == [f"user {n}" for n in names]

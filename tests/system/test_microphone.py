@@ -29,7 +29,7 @@ from tests.system import sound
 from tests.system.sound import SoundServer, sound_server
 
 RATE = 48_000
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 US_PER_S = 1_000_000
 FILE_NAME, FILE_BEGAN_S = "20260501_040000.wav", 1_777_608_000.0
 """A recorder's name of a file, and the instant that it tells"""
@@ -109,13 +109,17 @@ def listening(server: SoundServer, folder: Path, bundle: Path) -> Iterator[Path]
 
 @contextmanager
 def subscriber(access: Path, seen: Path) -> Iterator[None]:
-    """Run mosquitto_sub on the station's own broker, writing each detection as a line."""
+    """Run mosquitto_sub on the station's own broker, writing each detection as a line.
+
+    With -d it says when it has subscribed: what is told from then on, it hears.
+    """
     reader = json.loads(access.read_text())
     url = reader["url"].replace("reader@", f"reader:{reader['password']}@")
-    address = ["-L", f"{url}/fieldstation/+/detection", "-q", "1"]
+    address = ["-L", f"{url}/fieldstation/+/detection", "-q", "1", "-d"]
     with seen.open("wb") as lines:
-        process = subprocess.Popen(["mosquitto_sub", *address], stdout=lines)
+        process = subprocess.Popen(["stdbuf", "-oL", "mosquitto_sub", *address], stdout=lines)
     try:
+        wait_until(lambda: "Subscribed" in seen.read_text())
         yield
     finally:
         process.kill()
@@ -124,7 +128,9 @@ def subscriber(access: Path, seen: Path) -> Iterator[None]:
 
 def seen_by_subscriber(lines: Path) -> list[str]:
     """Return the ids of the detections that mosquitto_sub printed."""
-    return [json.loads(line)["event_id"] for line in lines.read_text().splitlines()]
+    text = lines.read_text()
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    return [json.loads(line)["event_id"] for line in whole if line.startswith("{")]
 
 
 def read_log(folder: Path) -> list[Heard]:
