@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, literal, select, update
 
 from fieldstation.records import Image, Picture
 from fieldstation.store.database import Database
@@ -74,6 +74,7 @@ def record_image(
     image: Image,
     published_at: int | None = None,
     told: Picture | None = None,
+    replaces: bool = False,
 ) -> bool:
     """Write a picture unless it is there; return whether it was written.
 
@@ -82,13 +83,16 @@ def record_image(
     Args:
         published_at: when it was published, where somebody else did that.
         told: of the picture of an event that the log may not have yet.
+        replaces: whether its file has taken the place of the one that is there. Painted by another
+            release, provider or sampling it may be another, and is then published again.
     """
     statement = insert(connection, IMAGES)
     anew = {name: getattr(statement.excluded, name) for name in IMAGE_FIELDS}
     back = statement.on_conflict_do_update(
         index_elements=IDENTITY,
         set_=anew | {"published_at": published_at},
-        where=IMAGES.c.file.is_(None),
+        where=IMAGES.c.file.is_(None)
+        | (literal(replaces) & (IMAGES.c.sha256 != statement.excluded.sha256)),
     )
     values = {name: getattr(image, name) for name in IMAGE_FIELDS}
     values |= {"published_at": published_at} | _of_event(image.event_id, told)

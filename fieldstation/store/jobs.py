@@ -117,11 +117,18 @@ class Jobs:
             return _take_back(connection, JOBS.c.worker.in_(list(workers)), self._wall())
 
     def finish(self, job: Job, worker: str, image: Image) -> bool:
-        """Record a job's picture and end the job; return whether the picture is a new one."""
+        """Record a job's picture and end the job; return whether the picture is a new one.
+
+        Painted again by request it may be another of the same seed. Who has lost the job to another
+        worker replaces nothing: that one's picture may be in another folder.
+        """
         now = self._wall()
+        ours = JOBS.c.state == CLAIMED, JOBS.c.worker == worker
         with self._database().write() as connection:
-            is_new = record_image(connection, image)
-            _end(connection, job.event_id, now, JOBS.c.state == CLAIMED, JOBS.c.worker == worker)
+            held = select(JOBS.c.id).where(JOBS.c.id == job.id, *ours)
+            is_held = connection.execute(held).first() is not None
+            is_new = record_image(connection, image, replaces=is_held)
+            _end(connection, job.event_id, now, *ours)
             return is_new
 
     def fail(self, job: Job, worker: str, reason: str, for_good: bool = False) -> bool:

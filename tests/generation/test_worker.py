@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from fieldstation.clock import SystemClock
 from fieldstation.gallery import Gallery, GalleryError, picture_name
@@ -22,6 +22,7 @@ from fieldstation.generation.worker import HANGS_S, PainterBroken, Worker
 from fieldstation.onnx_session import CPU, CUDA
 from fieldstation.records import Job
 from fieldstation.store.errors import StoreUnavailable
+from fieldstation.store.images import Images
 from fieldstation.store.job_maker import JobMaker, JobPolicy
 from fieldstation.store.jobs import Jobs
 from fieldstation.store.log_db import LogStore
@@ -396,6 +397,27 @@ def test_two_workers_paint_no_event_twice(studio: Studio, start: Start) -> None:
     start(studio.worker("second"))
     until(lambda: studio.states() == {"done": 30})
     assert sorted(n for batch in studio.artist.batches for n in batch) == list(range(1, 31))
+
+
+def test_a_picture_painted_again_in_another_way_is_the_one_in_the_log(
+    studio: Studio, start: Start
+) -> None:
+    """Another release or provider makes other bytes of the same seed; unread would be none."""
+    studio.wish(1)
+    stage = start(studio.worker())
+    until(lambda: studio.states() == {"done": 1})
+    stage.stop()
+    images = Images(lambda: studio.log.database, WALL)
+    images.mark_published([number for number, _ in images.unpublished(0, 9)])
+    with studio.log.database.write() as connection:
+        connection.execute(update(JOBS).values(state="queued"))
+    studio.artist.paint = (  # type: ignore[method-assign]
+        lambda jobs: [Painted(b"another", 1, 64, 64) for _ in jobs]
+    )
+    start(studio.worker())
+    until(lambda: studio.states() == {"done": 1})
+    ((_, picture),) = images.unpublished(0, 9)
+    assert studio.gallery.read(picture.image) == b"another"
 
 
 def test_an_idle_worker_says_so(studio: Studio, start: Start) -> None:

@@ -32,6 +32,22 @@ def test_a_picture_is_recorded_once(log: LogStore, images: Images) -> None:
     assert found == [image(1), image(1, seed=8), image(1, generator_id="0" * 16)]
 
 
+def test_a_picture_whose_file_was_written_over_is_recorded_and_told_anew(
+    log: LogStore, images: Images
+) -> None:
+    """The same bytes again are nothing new."""
+    log.record([detection(1)], DAWN)
+    record(log, 1)
+    images.mark_published([number for number, _ in images.unpublished(0, 9)])
+    with log.database.write() as connection:
+        assert not record_image(connection, image(1), replaces=True)
+    assert images.unpublished(0, 9) == []
+    other = image(1, sha256="cd" * 32)
+    with log.database.write() as connection:
+        assert record_image(connection, other, replaces=True)
+    assert [picture.image for _, picture in images.unpublished(0, 9)] == [other]
+
+
 def test_what_is_unpublished_comes_in_order_with_its_event(log: LogStore, images: Images) -> None:
     """A picture of an event that the log has not is nobody's to tell."""
     log.record([detection(1), detection(2)], DAWN)
