@@ -182,7 +182,6 @@ def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 def close_epoch(training: Training, progress: Progress) -> None:
     """Judge the network, write the epoch's line, move on, and save."""
-    started_at = time.monotonic()
     training.outcome.eval()
     line = {
         "epoch": progress.epoch + 1,
@@ -190,8 +189,10 @@ def close_epoch(training: Training, progress: Progress) -> None:
     }
     is_last = share_done(training, progress, 1.0) >= 1
     if is_last or is_judged(progress.epoch + 1, training.n_epochs):
+        started_at = time.monotonic()
         line |= training.judge(training.outcome)
-    progress.seconds += time.monotonic() - started_at
+        # Only here: time that ended after it was asked for would leave a last epoch unjudged.
+        progress.seconds += time.monotonic() - started_at
     line["seconds"] = round(progress.seconds, 1)
     progress.history.append(line)
     with training.metrics.open("a", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +151,16 @@ def test_a_training_ends_in_time_with_its_rate_at_nothing(garden: Path, tmp_path
     went_on = train(again, load_checkpoint(again))
     assert (went_on.epoch, len(went_on.history)) == (progress.epoch, len(progress.history))
     np.testing.assert_array_equal(weights(again), weights(limited))
+
+
+def test_a_time_that_ends_between_two_epochs_leaves_none_unjudged(
+    garden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What passes while a line is written is no training: there was no last epoch yet."""
+    limited = replace(training(garden, tmp_path / "run", n_epochs=10_000), time_limit_s=0.5)
+    evaluate = limited.network.eval
+    monkeypatch.setattr(limited.network, "eval", lambda: (time.sleep(0.3), evaluate()))
+    assert train(limited, Progress()).history[-1]["said"] == 1.0
 
 
 def test_a_training_begins_with_what_another_came_to(garden: Path, tmp_path: Path) -> None:
