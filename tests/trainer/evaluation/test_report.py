@@ -244,6 +244,24 @@ def test_a_mistake_is_one_line(
     assert error.strip().count("\n") == 0
 
 
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_what_cannot_be_written_is_said_before_anything_is_heard(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half an hour later the report would be lost; and what is there is left alone until then."""
+    there, new = tmp_path / "there.json", tmp_path / "new" / "report.json"
+    there.write_text("before")
+    for command in (["encoder"], ["generator", "--images", "/nowhere"]):
+        arguments = [*command, "--bundle", "nothing", "--data", "/nowhere", option]
+        assert evaluate.main([*arguments, str(tmp_path)]) == 2
+        assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
+        for path in (there, new):
+            assert evaluate.main([*arguments, str(path)]) == 2
+            assert "model.bundle is 'nothing'" in capsys.readouterr().err
+    assert there.read_text() == "before"
+    assert not new.exists()
+
+
 def test_no_recording_that_can_be_heard_is_an_error(
     tones: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
