@@ -92,7 +92,7 @@ def _add_whole(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--unlabelled", type=Path, metavar="FOLDER", help="field recordings (default: beside)")
     add("--no-negatives", action="store_true", help="species only: no label for all else")
     add("--fold", type=int, default=0, help="held out of both (default: %(default)s)")
-    add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
+    add("--tiers", type=_tiers, metavar="A,B,…", help="licence tiers to train on (default: all)")
     add("--encoder-profile", default="field", help="paper or field (default: %(default)s)")
     add("--epochs", type=_count, metavar="N", help="of the encoder (default: the profile's)")
     add("--precision", type=_share, default=0.9, help="of events (default: %(default)s)")
@@ -118,14 +118,13 @@ def _fit_whole(options: argparse.Namespace) -> int:
     from trainer.steps import WholeOrder, fit_whole
 
     folder = options.run or Path("runs") / options.output.resolve().name
-    tiers = tuple(options.tiers.split(",")) if options.tiers else None
     encoder = EncoderOrder(
         sources=_sources(options),
         profile=options.encoder_profile,
         folder=folder,
         cache=options.cache,
         fold=options.fold,
-        tiers=tiers,
+        tiers=options.tiers,
         n_epochs=options.epochs or (QUICK_EPOCHS if options.quick else None),
         seed=options.seed,
         device=options.device,
@@ -143,7 +142,7 @@ def _fit_whole(options: argparse.Namespace) -> int:
         size=options.size,
         images_seen=options.images_seen or (QUICK_IMAGES if options.quick else None),
         fold=options.fold,
-        tiers=tiers,
+        tiers=options.tiers,
         seed=options.seed,
         device=options.device,
         precision=options.arithmetic,
@@ -175,7 +174,7 @@ def _add_encoder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     split = encoder.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, default=0, help="held out (default: %(default)s)")
     split.add_argument("--all", action="store_true", help="train on every fold")
-    add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
+    add("--tiers", type=_tiers, metavar="A,B,…", help="licence tiers to train on (default: all)")
     add("--labels", type=Path, metavar="FILE", help="species in logit order, one a line")
     add("--epochs", type=_count, metavar="N", help="default: the profile's")
     add("--seed", type=int, default=0)
@@ -242,7 +241,7 @@ def _add_generator(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     split = generator.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, default=0, help="calls left out (default: %(default)s)")
     split.add_argument("--all", action="store_true", help="train on every fold")
-    add("--tiers", metavar="A,B,…", help="licence tiers to train on (default: all)")
+    add("--tiers", type=_tiers, metavar="A,B,…", help="licence tiers to train on (default: all)")
     add("--batch-size", type=_count, metavar="N", help="default: the profile's")
     add("--judge-every", type=_count, metavar="N", help="images between two sheets of samples")
     add("--keep", action="store_true", help="the average, each time: RUN/averages/IMAGES.pt")
@@ -290,7 +289,7 @@ def _fit_generator(options: argparse.Namespace) -> int:
         pretrain_images=options.pretrain_images,
         half_images=options.half_images,
         fold=fold,
-        tiers=tuple(options.tiers.split(",")) if options.tiers else None,
+        tiers=options.tiers,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,
@@ -349,7 +348,7 @@ def _fit_encoder(options: argparse.Namespace) -> int:
         folder=run,
         cache=options.cache,
         fold=fold,
-        tiers=tuple(options.tiers.split(",")) if options.tiers else None,
+        tiers=options.tiers,
         labels=_labels(options.labels),
         n_epochs=options.epochs,
         seed=options.seed,
@@ -400,6 +399,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
+
+
+def _tiers(text: str) -> tuple[str, ...]:
+    """Return the licence tiers of a list, at least one."""
+    tiers = tuple(filter(None, (tier.strip() for tier in text.split(","))))
+    if not tiers:
+        raise argparse.ArgumentTypeError(f"{text!r} names no tier; such as A,B")
+    return tiers
 
 
 def _seconds(text: str) -> float:
@@ -464,7 +471,7 @@ def _labels(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"--labels {path} cannot be read: {error.strerror}") from error
     return tuple(line.strip() for line in lines if line.strip())

@@ -292,6 +292,7 @@ def test_a_mistake_is_one_line(
     [
         *(("--epochs", "0"), ("--epochs", "-3"), ("--threads", "none"), ("--precision", "7")),
         *(("--time-limit", "0"), ("--time-limit", "nan"), ("--time-limit", "1 h")),
+        ("--tiers", " , "),
     ],
 )
 def test_a_number_that_cannot_be_meant_is_told_before_anything_is_read(
@@ -304,6 +305,26 @@ def test_a_number_that_cannot_be_meant_is_told_before_anything_is_read(
     said = capsys.readouterr().err
     assert option in said
     assert repr(value) in said
+
+
+@pytest.mark.parametrize("model", ["whole", "encoder", "generator"])
+def test_a_list_of_tiers_may_have_spaces(model: str) -> None:
+    """`A, B` meant A alone: the second was no tier of any recording."""
+    given = [model, "--data", "d", "--images", "i", "-o", "b", "--tiers", "A, B,"]
+    wanted = [word for word in given if model != "encoder" or word not in ("--images", "i")]
+    assert fit.parser().parse_args(wanted).tiers == ("A", "B")
+
+
+def test_labels_of_a_spreadsheet_are_read(
+    garden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whose first line begins with a mark of its encoding."""
+    labels = tmp_path / "labels.txt"
+    labels.write_text("Parus major\n", encoding="utf-8-sig")
+    arguments = ["encoder", "--data", str(garden), "--labels", str(labels), "--all"]
+    assert fit.main([*arguments, "--run", str(tmp_path), "--cache", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "known: Parus major" in told
 
 
 def test_without_a_word_it_says_how_it_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
