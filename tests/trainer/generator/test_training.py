@@ -17,10 +17,9 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from PIL import Image  # noqa: E402
 
 from tests.trainer.generator.tiny import TINY, TINY_PROFILE, lessons  # noqa: E402
-from trainer.encoder.fitting import OrderError  # noqa: E402
+from trainer.checkpoints import alone_in  # noqa: E402
 from trainer.generator.course import NULL, Draw, Lessons  # noqa: E402
 from trainer.generator.diffusion import Denoiser, Edm  # noqa: E402
-from trainer.generator.fitting import alone_in  # noqa: E402
 from trainer.generator.networks import UNet  # noqa: E402
 from trainer.generator.sheets import Look  # noqa: E402
 from trainer.generator.training import (  # noqa: E402
@@ -271,7 +270,7 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
     """The second is told; when the first has ended, it may."""
     with (
         alone_in(tmp_path / "run"),
-        pytest.raises(OrderError, match="another training is at work"),
+        pytest.raises(ValueError, match="another training is at work"),
         alone_in(tmp_path / "run"),
     ):
         pass
