@@ -150,6 +150,26 @@ def test_a_teacher_of_the_beginning_is_not_forgotten(tmp_path: Path) -> None:
     assert teacher_of(replace(order, average_with=(tmp_path / "old",))) == "BirdNET V2.4"
 
 
+def test_what_a_training_comes_from_is_in_its_checkpoint(
+    run: Path, garden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who resumes it without naming teacher and beginning forgets neither: a licence hangs on it.
+
+    Nor is it gone on from as if it had begun elsewhere.
+    """
+    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+    begun = Path(shutil.copytree(run, tmp_path / "begun"))
+    (begun / "result.json").write_text('{"teacher": "BirdNET V2.4"}')
+    beside = (garden.parent / name for name in ("background", "other_birds", "unlabelled"))
+    order = EncoderOrder(Sources(garden, *beside), "tiny", tmp_path / "new", run / "cache")
+    fit_encoder(replace(order, begin_from=begun, n_epochs=1))
+    (tmp_path / "new" / "result.json").unlink()  # as where it was killed
+    told = fit_encoder(replace(order, resume=True, n_epochs=2)).result
+    assert (told["teacher"], told["begin_from"]) == ("BirdNET V2.4", "begun")
+    with pytest.raises(ValueError, match="began with begun, not run: drop --begin-from"):
+        fit_encoder(replace(order, resume=True, begin_from=tmp_path / "run"))
+
+
 def test_a_mean_of_trainings_is_exported(
     run: Path, garden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def fit_encoder(order: EncoderOrder) -> Fitted:
     corpus = corpus_for(order, profile)
     training = set_up(order, profile, corpus, device)
     progress = start_or_resume(training, resume=order.resume, begin_from=order.begin_from)
+    progress.teacher = progress.teacher or teacher_of(order)
     before = progress.epoch, progress.step
     train(training, progress)
     result = describe_result(order, training, corpus, progress)
@@ -172,6 +173,7 @@ def set_up(order: EncoderOrder, profile: Profile, corpus: Corpus, device: torch.
         device=device,
         folder=order.folder,
         judge=held_out_judge(corpus, grid, device, profile.activation),
+        labels=tuple(label.scientific_name for label in corpus.labels),
     )
 
 
@@ -421,9 +423,17 @@ def start_or_resume(
             f"{training.folder} holds a checkpoint: add --resume to go on, or give another --run"
         )
     if exists:
-        return load_checkpoint(training)
+        progress = load_checkpoint(training)
+        name = begin_from.name if begin_from else None
+        if name and progress.begin_from not in (None, name):
+            raise OrderError(
+                f"{training.folder} began with {progress.begin_from}, not {name}: drop --begin-from"
+            )
+        progress.begin_from = progress.begin_from or name  # older checkpoints say none
+        return progress
     if begin_from is not None:
         begin_with(training, begin_from / training.checkpoint.name)
+        return Progress(begin_from=begin_from.name)
     return Progress()
 
 
@@ -500,9 +510,9 @@ def describe_result(
         "seconds": round(progress.seconds, 1),
         "n_weights": sum(p.numel() for p in training.network.parameters()),
         "n_recordings": len(corpus.audio.recordings),
-        "teacher": teacher_of(order),
+        "teacher": progress.teacher,
         "is_patient": order.is_patient,
-        "begin_from": order.begin_from.name if order.begin_from else None,
+        "begin_from": progress.begin_from,
         "audio_seconds": round(corpus.audio.seconds, 1),
         "skipped": dict(corpus.audio.skipped),
         "data_hash": corpus.content_hash,

@@ -41,6 +41,10 @@ class Progress:
     loss: float = 0.0
     """Sum over this epoch's steps"""
     history: list[dict[str, float]] = field(default_factory=list)
+    teacher: str | None = None
+    """Who taught the network so far, in this training or in one that it comes from"""
+    begin_from: str | None = None
+    """Name of the training whose network this one started with"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +66,8 @@ class Training:
     """Moving average of the network's weights"""
     fold: int | None = None
     """Held out: what judges it"""
+    labels: tuple[str, ...] = ()
+    """Scientific names in the order of the logits"""
 
     @property
     def outcome(self) -> nn.Module:
@@ -216,6 +222,9 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
         "profile": training.profile.name,
         "seed": training.seed,
         "fold": training.fold,
+        "labels": list(training.labels),
+        "teacher": progress.teacher,
+        "begin_from": progress.begin_from,
         "epoch": progress.epoch,
         "step": progress.step,
         "seconds": progress.seconds,
@@ -233,6 +242,7 @@ def load_checkpoint(training: Training) -> Progress:
     """
     mend = "give another --run, or drop --resume"
     state = _read(training.checkpoint, training.device, mend)
+    _refuse_other_labels(training, state, training.checkpoint, mend)
     wanted = {"profile": training.profile.name, "seed": training.seed, "fold": training.fold}
     for name, value in wanted.items():
         if (found := state.get(name, value)) != value:  # older ones say no fold
@@ -245,7 +255,13 @@ def load_checkpoint(training: Training) -> Progress:
     training.optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["torch_rng"].cpu())
     return Progress(
-        state["epoch"], state["step"], state["seconds"], state["loss"], state["history"]
+        state["epoch"],
+        state["step"],
+        state["seconds"],
+        state["loss"],
+        state["history"],
+        teacher=state.get("teacher"),
+        begin_from=state.get("begin_from"),
     )
 
 
@@ -295,8 +311,18 @@ def refuse_strangers(runs: Iterable[Path], fold: int | None, option: str) -> Non
 def _outcome_of(training: Training, checkpoint: Path, option: str) -> Mapping[str, torch.Tensor]:
     """Return the weights that another training came to, if they may speak here."""
     state = _read_other(checkpoint, training.fold, option, training.device)
+    _refuse_other_labels(training, state, checkpoint, f"drop {option}")
     weights: Mapping[str, torch.Tensor] = state["average"] or state["network"]
     return weights
+
+
+def _refuse_other_labels(
+    training: Training, state: Mapping[str, Any], checkpoint: Path, mend: str
+) -> None:
+    """Refuse a network whose logits mean others: as many labels fit it, in whatever order."""
+    mine, theirs = list(training.labels), state.get("labels")  # older ones say none
+    if mine and theirs and mine != theirs:
+        raise ValueError(f"{checkpoint} is of other labels, or of these in another order: {mend}")
 
 
 def _read_other(

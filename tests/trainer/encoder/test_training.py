@@ -212,6 +212,19 @@ def test_a_checkpoint_that_is_none_is_refused_in_words(
         begin_with(one, one.checkpoint)
 
 
+def test_logits_in_another_order_are_not_gone_on_with(garden: Path, tmp_path: Path) -> None:
+    """As many labels fit the network, whatever they mean."""
+    labels = ("Parus major", "Pica pica", "no bird")
+    one = replace(training(garden, tmp_path / "one"), labels=labels)
+    save_checkpoint(one, Progress())
+    turned = replace(one, labels=("Pica pica", "Parus major", "no bird"))
+    with pytest.raises(ValueError, match="of other labels, or of these in another order"):
+        load_checkpoint(turned)
+    with pytest.raises(ValueError, match="drop --begin-from"):
+        begin_with(turned, one.checkpoint)
+    load_checkpoint(one)
+
+
 def test_two_trainings_do_not_share_a_folder(garden: Path, tmp_path: Path) -> None:
     """They would write over each other's checkpoints."""
     one = training(garden, tmp_path / "one")
