@@ -280,7 +280,7 @@ def patient_course(
     sound = Sound(samples, corpus.audio.sample_rate, grid.n_samples)
     return PatientCourse(
         mixer=Mixer(sound, recipe.mixing),
-        places=places_of(corpus, windows, targets, device),
+        places=places_of(corpus, windows, targets.correction, device),
         answers=answers_of(teacher, fused or teacher, corpus, lessons, device),
         weight=weight,
         under=np.flatnonzero(is_under & (weight > 0)),
@@ -296,15 +296,18 @@ def patient_course(
     )
 
 
-def places_of(corpus: Corpus, windows: WindowSet, targets: Targets, device: torch.device) -> Places:
-    """Return where windows lie, on a device."""
+def places_of(
+    corpus: Corpus, windows: WindowSet, correction: NDArray[np.float32] | None, device: torch.device
+) -> Places:
+    """Return where windows lie and what their labels add to a teacher's answers, on a device."""
+    assert correction is not None  # a patient course has a teacher
     begin = corpus.audio.starts[windows.recording]
     is_background = corpus.role[windows.recording] == Role.BACKGROUND
     return Places(
         first=torch.from_numpy(begin + windows.start).to(device),
         begin=torch.from_numpy(begin).to(device),
         end=torch.from_numpy(corpus.audio.starts[windows.recording + 1]).to(device),
-        target=torch.from_numpy(targets.probability).to(device),
+        correction=torch.from_numpy(correction).to(device),
         is_background=torch.from_numpy(is_background).to(device),
     )
 

@@ -29,7 +29,7 @@ from trainer.encoder.judging import Floats
 BACKGROUND_WINDOWS = 8
 """So many windows of background begin within the length of one"""
 TAIL_S = 0.5
-"""What a station's last, padded window of a file holds at least"""
+"""What a window near a recording's end holds of it at least"""
 MIX = {Role.SPECIES: 0.5, Role.OTHER_BIRD: 0.25, Role.BACKGROUND: 0.25}
 """What a station is taken to hear, in recordings; a calibration is one for its mix"""
 
@@ -84,7 +84,7 @@ def windows_everywhere(
 ) -> WindowSet:
     """Return windows from many places of some recordings, their ends included, padded with zeros.
 
-    A station's windows begin wherever it was started, and its last one of a file may be padded.
+    A station's windows begin wherever it was started; what is shorter than one is padded.
     """
     hop, tail = grid.n_samples // BACKGROUND_WINDOWS, round(TAIL_S * corpus.audio.sample_rate)
     starts = [np.arange(0, max(1, len(corpus.audio.of(int(i))) - tail), hop) for i in recordings]

@@ -25,6 +25,10 @@ STRANGE_STRETCHES = (
     *(75_600, 78_750, 81_000, 84_000, 87_480, 91_875),
 )
 """Likewise, 30 % slower and lower to 39 % faster and higher"""
+PIECES = (1, 1, 2, 3, 4)
+"""Of a strange window: parts of its recording in another order and at another pace"""
+FADE = 110
+"""Samples, 5 ms"""
 QUIETEST = 1e-12
 
 
@@ -51,6 +55,8 @@ class Mixing:
     label, only a teacher's answer (docs/experiments.md, "Sounds that no bird makes")"""
     strange_shift_hz: float = 800.0
     """Such a window is moved by at most this much"""
+    backward_share: float = 0.5
+    """Of strange windows, those that are heard backwards"""
 
 
 DEFAULT_MIXING = Mixing()
@@ -70,14 +76,20 @@ class Sound:
         """Return spectra complex64 [batch, n_samples // 2 + 1] of windows.
 
         Args:
-            first: sample that each window begins with; it may lie before the recording.
+            first: sample that each window begins with, [batch]; it may lie before the recording.
+                Or of several, [batch, pieces]: the first piece of the one is followed by the
+                second of the other.
             begin: of each window's recording.
             end: likewise; outside a recording stands silence.
             n_in: samples that are taken as a window: more than `n_samples` makes it faster.
         """
-        at = first[:, None] + torch.arange(n_in, device=first.device)
+        place = torch.arange(n_in, device=first.device)
+        n_pieces = first.numel() // len(first)
+        at = first.view(-1, n_pieces)[:, place * n_pieces // n_in] + place
         is_inside = (at >= begin[:, None]) & (at < end[:, None])
         cut = self.samples[at.clamp(0, len(self.samples) - 1)] * is_inside
+        if n_pieces > 1:
+            cut = cut * joints(n_in, n_pieces, first.device)
         spectrum = torch.fft.rfft(cut) * (self.n_samples / n_in)
         n_bins = self.n_samples // 2 + 1
         missing = n_bins - spectrum.shape[1]
@@ -90,6 +102,14 @@ class Sound:
         """Return the frequency of each bin in hertz."""
         n_bins = self.n_samples // 2 + 1
         return torch.arange(n_bins, device=self.samples.device) * self.sample_rate / self.n_samples
+
+
+def joints(n_in: int, n_pieces: int, device: torch.device) -> Tensor:
+    """Return the loudness of pieces end to end, [n_in]: each fades, or it would click."""
+    place = torch.arange(n_in, device=device) * n_pieces / n_in
+    from_joint = (place - place.round()).abs() * n_in / n_pieces
+    is_inner = (place.round() > 0) & (place.round() < n_pieces)
+    return torch.where(is_inner, (from_joint / FADE).clamp(max=1), 1.0)
 
 
 def heard_at(spectrum: Tensor, n_samples: int, n_out: int) -> Tensor:
@@ -151,6 +171,14 @@ class Mixer:
         at = torch.arange(n_bins, device=spectrum.device) - shift[:, None]
         is_inside = (at >= 0) & (at < n_bins)
         return spectrum.gather(1, at.clamp(0, n_bins - 1)) * is_inside
+
+    def turned(self, spectrum: Tensor, chance: torch.Generator) -> Tensor:
+        """Return spectra of which some are heard backwards: a rise becomes a fall."""
+        is_turned = (
+            torch.rand(len(spectrum), 1, generator=chance, device=spectrum.device)
+            < self.how.backward_share
+        )
+        return torch.where(is_turned, spectrum.conj(), spectrum)
 
     def laid_over(self, spectrum: Tensor, other: Tensor, relative_db: Tensor) -> Tensor:
         """Return both at once, the second at a level against the first, [batch] dB."""

@@ -6,6 +6,7 @@ about 8,500 fixed windows are learnt by heart; a teacher on the same GPU answers
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 
 from trainer.encoder.field import FieldEncoder
 from trainer.encoder.memory import Memory
-from trainer.encoder.mixtures import STRANGE_STRETCHES, STRETCHES, Mixer, between, heard_at
+from trainer.encoder.mixtures import PIECES, STRANGE_STRETCHES, STRETCHES, Mixer, between, heard_at
+from trainer.encoder.targets import CERTAIN
 
 Ints = NDArray[np.int64]
 
+MOST_BY_LABEL = math.log(CERTAIN / (1 - CERTAIN))
+"""Logit to which a label may raise an answer"""
 HEARD_FIRST = 20
 """Batches that the memory holds before any is shown again: the first would be learnt by heart"""
 
@@ -86,8 +90,9 @@ class Places:
     begin: Tensor
     """Of the window's recording"""
     end: Tensor
-    target: Tensor
-    """By label and by the teacher's answer about the clean window, [windows, labels]"""
+    correction: Tensor
+    """What the recordings' labels add to the teacher's logits of clean windows, [windows, labels],
+    at least 0: to some recordings it is deaf"""
     is_background: Tensor
 
 
@@ -99,7 +104,7 @@ class Heard(NamedTuple):
     target: Tensor
     """Probabilities [batch, labels]"""
     ranks: Tensor
-    """The teacher's logits of the labels, [batch, labels]"""
+    """Their logits before background is told to be none, [batch, labels]"""
     names: Tensor
     """The teacher's probabilities of all names it ever heard, [batch, heard]"""
     embedding: Tensor
@@ -172,50 +177,70 @@ class PatientCourse:
         dice = torch.Generator(self.device).manual_seed(int(chance.integers(2**62)))
         is_strange = bool(chance.random() < how.strange_share)
         n_in = int(chance.choice(STRANGE_STRETCHES if is_strange else STRETCHES))
-        spectrum, target, is_quiet = self.mixture(batch, n_in, chance, dice)
+        n_pieces = int(chance.choice(PIECES)) if is_strange else 1
+        spectrum, correction, is_quiet = self.mixture(batch, n_in, n_pieces, chance, dice)
         if is_strange:
-            spectrum, target = self.mixer.moved(spectrum, dice), torch.zeros_like(target)
+            spectrum = self.mixer.turned(self.mixer.moved(spectrum, dice), dice)
+            correction = torch.zeros_like(correction)
         theirs = heard_at(spectrum, sound.n_samples, self.answers.n_samples)
         logits, embedding = self.answers.teacher.hear_batch(theirs)
         ranks = self.answers.of_labels(logits)
+        # A label raises the answer as it raised that about the clean window: the more drowns a
+        # call, the less it says.
+        ranks = torch.maximum(ranks, (ranks + correction).clamp(max=MOST_BY_LABEL))
         # What is taken to be without a bird stays so, whatever the teacher thinks it hears.
-        target = torch.where(is_quiet, 0.0, torch.maximum(target, ranks.sigmoid()))
+        target = torch.where(is_quiet, 0.0, ranks.sigmoid())
         gain = 10 ** (between(*how.gain_db, len(batch), dice, target) / 20)
         waveform = heard_at(spectrum, sound.n_samples, sound.n_samples) * gain[:, None]
         mel = network.log_mel.by_fft(waveform, self.n_frames)
         return Heard(mel, target, ranks, logits[:, self.answers.heard].sigmoid(), embedding)
 
     def mixture(
-        self, batch: Ints, n_in: int, chance: np.random.Generator, dice: torch.Generator
+        self,
+        batch: Ints,
+        n_in: int,
+        n_pieces: int,
+        chance: np.random.Generator,
+        dice: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return spectra, what their labels say, and whether only background is in them [n, 1]."""
+        """Return spectra, what their labels add, and whether only background is in them [n, 1]."""
         how, n = self.mixer.how, len(batch)
         rows = torch.from_numpy(batch).to(self.device)
-        spectrum = self.mixer.filtered(self.cut(rows, n_in, dice), dice)
-        target = self.places.target[rows]
+        spectrum = self.mixer.filtered(self.cut(rows, n_in, dice, n_pieces), dice)
+        correction = self.places.correction[rows]
         partner = torch.randperm(n, generator=dice, device=self.device)
         is_mixed = torch.rand(n, 1, generator=dice, device=self.device) < how.mix_share
-        relative = between(-how.mix_db, how.mix_db, n, dice, target)
+        relative = between(-how.mix_db, how.mix_db, n, dice, correction)
         both = self.mixer.laid_over(spectrum, spectrum[partner], relative)
         spectrum = torch.where(is_mixed, both, spectrum)
-        target = torch.where(is_mixed, torch.maximum(target, target[partner]), target)
+        of_both = torch.maximum(correction, correction[partner])
+        correction = torch.where(is_mixed, of_both, correction)
         is_quiet = self.places.is_background[rows][:, None] & ~is_mixed
         if not len(self.under):
-            return spectrum, target, is_quiet
+            return spectrum, correction, is_quiet
         under = torch.from_numpy(chance.choice(self.under, n)).to(self.device)
         is_over = torch.rand(n, 1, generator=dice, device=self.device) < how.under_share
-        relative = between(*how.under_db, n, dice, target)
+        relative = between(*how.under_db, n, dice, correction)
         over = self.mixer.laid_over(
             spectrum, self.mixer.filtered(self.cut(under, n_in, dice), dice), relative
         )
         is_quiet &= ~is_over | self.places.is_background[under][:, None]
-        return torch.where(is_over, over, spectrum), target, is_quiet
+        return torch.where(is_over, over, spectrum), correction, is_quiet
 
-    def cut(self, rows: Tensor, n_in: int, dice: torch.Generator) -> Tensor:
-        """Return spectra of windows that start near where their places do."""
+    def cut(self, rows: Tensor, n_in: int, dice: torch.Generator, n_pieces: int = 1) -> Tensor:
+        """Return spectra of windows that start near where their places do.
+
+        Of several pieces the others are from anywhere in the same recording.
+        """
         sound, places = self.mixer.sound, self.places
         reach = self.mixer.how.shift_s * sound.sample_rate
-        shift = between(-reach, reach, len(rows), dice, places.target).long()
+        shift = between(-reach, reach, len(rows), dice, places.correction).long()
         begin, end = places.begin[rows], places.end[rows]
         first = torch.minimum(places.first[rows] + shift, end - n_in)
-        return sound.spectra(torch.maximum(first, begin), begin, end, n_in)
+        first = torch.maximum(first, begin)[:, None]
+        if n_pieces > 1:
+            share = torch.rand(len(rows), n_pieces - 1, generator=dice, device=self.device)
+            latest = (end - n_in - begin).clamp(min=0)
+            elsewhere = begin[:, None] + (share * latest[:, None]).long()
+            first = torch.cat([first, elsewhere], dim=1)
+        return sound.spectra(first, begin, end, n_in)

@@ -32,6 +32,9 @@ class Targets:
     """[windows, labels]; a sigmoid each"""
     embedding: NDArray[np.float16] | None
     """Standardised embedding of the teacher [windows, values]; None without one"""
+    correction: Floats | None = None
+    """What the labels add to the teacher's logits, [windows, labels], at least 0; None without a
+    teacher"""
 
 
 def from_labels(corpus: Corpus, windows: WindowSet) -> Targets:
@@ -56,6 +59,7 @@ def from_teacher(
     columns = columns_of(corpus.labels, names)
     n_values = next(len(x.embedding[0]) for x in lessons if x is not None)
     embedding = np.zeros((len(windows), n_values), np.float16)
+    correction = np.zeros_like(probability)
     for i, lesson in enumerate(lessons):
         rows = np.flatnonzero(windows.recording == i)
         if lesson is None or not len(rows):
@@ -63,13 +67,24 @@ def from_teacher(
         # Both grids step 1.5 s; rounding may give one of them a window more at the end.
         place = np.minimum(np.arange(len(rows)), len(lesson.logits) - 1)
         embedding[rows] = lesson.embedding[place]
-        heard = sigmoid(lesson.logits[place].astype(np.float64)).astype(np.float32)
+        logits = lesson.logits[place].astype(np.float32)
+        heard = sigmoid(logits.astype(np.float64)).astype(np.float32)
         scores: Floats = np.stack([heard[:, c].max(axis=1) for c in columns], axis=1)
         own = names_of(corpus, i, names)
         probability[rows] = corrected(
             scores, probability[rows], int(corpus.target[i]), heard[:, own], corpus.role[i]
         )
-    return Targets(probability, standardised(embedding))
+        said: Floats = np.stack([logits[:, c].max(axis=1) for c in columns], axis=1)
+        correction[rows] = raised_by(probability[rows], said)
+    return Targets(probability, standardised(embedding), correction)
+
+
+def raised_by(probability: Floats, said: Floats) -> Floats:
+    """Return how much more than a teacher's logits probabilities are, in logits; at least 0."""
+    bounded = np.clip(probability, 1e-6, CERTAIN)
+    raised: Floats = np.maximum(np.log(bounded / (1 - bounded)) - said, 0.0)
+    raised[probability <= 0] = 0.0
+    return raised
 
 
 def one_of(probability: Floats, rest: int) -> Floats:

@@ -98,6 +98,34 @@ def test_what_is_moved_beyond_either_end_does_not_come_back_at_the_other() -> No
     assert float(middle) < 0.01 * float(both.abs().max())
 
 
+def test_some_are_heard_backwards() -> None:
+    """What begins early ends late; nothing else about it changes."""
+    early = np.concatenate([tone(3000, 1), np.zeros(2 * RATE, np.float32)])
+    of = sound(early)
+    mixer = Mixer(of, replace(DEFAULT_MIXING, backward_share=0.5))
+    turned = mixer.turned(spectrum(of, 0, 0, N).expand(20, -1), torch.Generator().manual_seed(0))
+    heard = heard_at(turned, N, N)
+    is_late = heard[:, 2 * RATE :].abs().amax(dim=1) > 0.1
+    assert 2 < int(is_late.sum()) < 18
+    # A circle's mirror keeps its first sample: one sample later than the array's.
+    backwards = np.roll(early[::-1], 1)
+    for late, waveform in zip(is_late, heard, strict=True):
+        np.testing.assert_allclose(waveform, backwards if late else early, atol=1e-5)
+
+
+def test_pieces_of_several_windows_follow_each_other() -> None:
+    """The first third of the one, the second of the other, and no click between them."""
+    recording = np.concatenate([tone(pitch, 3) for pitch in (1000, 3000, 6000)])
+    of = sound(recording)
+    first = torch.tensor([[6 * RATE, 0, 3 * RATE]])
+    cut = of.spectra(first, torch.tensor([0]), torch.tensor([9 * RATE]), N)
+    heard = heard_at(cut, N, N)[0]
+    pieces = heard.view(3, RATE)
+    assert [loudest_hz(piece, RATE) for piece in pieces] == pytest.approx([6000, 1000, 3000], abs=1)
+    np.testing.assert_allclose(heard[:1000], recording[6 * RATE : 6 * RATE + 1000], atol=1e-5)
+    assert float(heard[RATE - 1 : RATE + 2].abs().max()) < 0.02
+
+
 def test_nothing_is_heard_of_other_recordings() -> None:
     """Before a recording's beginning and behind its end stands silence."""
     of = sound(tone(1000, 1), tone(5000, 1), tone(9000, 1))

@@ -18,6 +18,7 @@ from trainer.encoder.memory import Memory  # noqa: E402
 from trainer.encoder.mixtures import DEFAULT_MIXING, Mixer, Sound  # noqa: E402
 from trainer.encoder.patient import (  # noqa: E402
     HEARD_FIRST,
+    MOST_BY_LABEL,
     Answers,
     Heard,
     PatientCourse,
@@ -66,7 +67,7 @@ def course(how: object = STILL, teacher: Pitch | None = None) -> PatientCourse:
             first=begin + RATE // 2,
             begin=begin,
             end=begin + 4 * RATE,
-            target=torch.tensor([[0.2, 0.0], [0.0, 0.95], [0.0, 0.0]]),
+            correction=torch.tensor([[0.2, 0.0], [0.0, 8.0], [0.0, 0.0]]),
             is_background=torch.tensor([False, False, True]),
         ),
         answers=Answers(
@@ -125,10 +126,27 @@ def test_label_and_answer_are_both_believed() -> None:
     assert target[HUM].tolist() == [0.0, 0.0]
 
 
+def test_a_label_says_less_the_less_is_left_of_its_call() -> None:
+    """It raises an answer as it raised that about the clean window, up to certain."""
+    of = course(replace(STILL, mix_share=1.0, mix_db=0.0))
+    raised = replace(of.places, correction=torch.tensor([[5.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
+    mixed = prepared(replace(of, places=raised), [LOW, HIGH] * 4)
+    plain = prepared(of, [LOW, HIGH] * 4)
+    before, after = plain.ranks[:, 0], mixed.ranks[:, 0]
+    raised_to = torch.maximum(before, (before + 5).clamp(max=MOST_BY_LABEL))
+    assert len(before[::2].round().unique()) > 1
+    assert torch.allclose(after[::2], raised_to[::2])
+    # Of the others, those that had the labelled call mixed in.
+    is_same = torch.isclose(after[1::2], before[1::2])
+    assert (is_same | torch.isclose(after[1::2], raised_to[1::2])).all()
+    assert is_same.any()
+    assert torch.allclose(mixed.target, mixed.ranks.sigmoid())
+
+
 def test_of_sounds_that_no_bird_makes_only_the_teacher_tells() -> None:
     """A label is its species' own pitch and pace: moved and stretched, it holds no more."""
     strange = course(replace(STILL, strange_share=1.0, strange_shift_hz=100.0))
-    wrong = replace(strange.places, target=torch.tensor([[0.2, 1.0], [1.0, 0.95], [0.0, 0.0]]))
+    wrong = replace(strange.places, correction=torch.full((3, 2), 9.0))
     target, ranks = prepared(replace(strange, places=wrong), [LOW, HIGH, HUM])[1:3]
     assert torch.allclose(target[:2], ranks[:2].sigmoid())
     assert float(target[LOW, 1]) < 0.1

@@ -22,6 +22,7 @@ from trainer.encoder.targets import (
     from_labels,
     from_teacher,
     one_of,
+    raised_by,
 )
 
 NAMES = ("Parus major", "Pica pica", "Turdus merula", "Engine")
@@ -101,6 +102,14 @@ def test_a_teacher_s_answers_reach_their_windows(corpus: Corpus) -> None:
     assert targets.probability[of_third, merula].min() >= 1 / (1 + np.exp(-2)) - 1e-3
     assert targets.embedding is not None
     assert targets.embedding.astype(float).mean() == pytest.approx(0, abs=0.01)
+
+
+def test_a_label_adds_to_an_answer_what_it_lacks() -> None:
+    """In logits, and only where the target is higher than what the teacher said."""
+    said = np.array([[-9.0, 2.0, 5.0, -20.0]], np.float32)
+    target = np.array([[CERTAIN, 0.5, CERTAIN, 0.0]], np.float32)
+    added = raised_by(target, said)
+    np.testing.assert_allclose(added, [[9 + np.log(CERTAIN / (1 - CERTAIN)), 0, 0, 0]], rtol=1e-5)
 
 
 def test_rare_classes_are_drawn_more_often(corpus: Corpus) -> None:
