@@ -36,8 +36,8 @@ N_OFFSETS = 12
 SURE = 0.08
 """Above and below the threshold by which a cut is taken for sure"""
 MOST_OF_A_SPECIES = 2
-NOISE = 3
-"""Steps of 16 bits: no dead microphone, and no bird"""
+NOISE = 20
+"""Steps of 16 bits that the loudest sample has: no dead microphone, and no bird"""
 NOISE_S = 60.0
 BETWEEN_CALLS_S = (15.0, 105.0)
 PIPE_BYTES = 1 << 20
@@ -70,6 +70,13 @@ class Call:
     """Whether all of it was given to the same listener"""
 
 
+def faint_noise(n: int, seed: int) -> NDArray[np.int16]:
+    """Return noise that falls by 3 dB an octave, as outdoors; white, it may pass for a thrush."""
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
+    noise = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), n)
+    return np.round(noise * NOISE / np.abs(noise).max()).astype(np.int16)
+
+
 class Judge:
     """Tells what a bundle makes of a sound, in the same way each time."""
 
@@ -88,7 +95,7 @@ class Judge:
 
     def species(self, sound: Samples) -> str | None:
         """Return whose call it surely is, once, wherever windows fall; None where it is not."""
-        silence = np.random.default_rng(0).integers(-NOISE, NOISE + 1, self._length * 3)
+        silence = faint_noise(self._length * 3, seed=0)
         found = set()
         for offset in range(0, self._length // 2, self._length // 2 // N_OFFSETS):
             stretch = (silence / 32_768).astype(np.float32)
@@ -134,13 +141,19 @@ class Tape:
     """The endless stream of noise and calls; the same for the same seed."""
 
     def __init__(self, sounds: Sequence[Sound], seed: int) -> None:
+        """Lay out the stream.
+
+        Raises:
+            ValueError: there are no sounds; whoever plays it would end, and time stand still.
+        """
+        if not sounds:
+            raise ValueError("a tape needs a sound: the bundle surely names none at this threshold")
         self.calls: list[Call] = []
         """That have begun"""
         self._sounds = sounds
         self._chance = random.Random(seed)
         n = round(NOISE_S * RATE) + BLOCK
-        noise = np.random.default_rng(seed).integers(-NOISE, NOISE + 1, n)
-        self._noise = noise.astype(np.int16)
+        self._noise = faint_noise(n, seed)
         self._n = 0
         self._under_way: tuple[Call, Sound, int] | None = None
         """With the call's first sample"""
