@@ -75,16 +75,22 @@ def from_teacher(
             scores, probability[rows], int(corpus.target[i]), heard[:, own], corpus.role[i]
         )
         said: Floats = np.stack([logits[:, c].max(axis=1) for c in columns], axis=1)
-        correction[rows] = raised_by(probability[rows], said)
+        correction[rows] = raised_by(probability[rows], scores, said)
     return Targets(probability, standardised(embedding), correction)
 
 
-def raised_by(probability: Floats, said: Floats) -> Floats:
-    """Return how much more than a teacher's logits probabilities are, in logits; at least 0."""
-    bounded = np.clip(probability, 1e-6, CERTAIN)
-    raised: Floats = np.maximum(np.log(bounded / (1 - bounded)) - said, 0.0)
-    raised[probability <= 0] = 0.0
-    return raised
+def raised_by(probability: Floats, scores: Floats, said: Floats) -> Floats:
+    """Return by how many logits labels raised a teacher's scores, [windows, labels]; else 0.
+
+    Args:
+        probability: what label and teacher say together, at most `CERTAIN` where it was raised.
+        scores: the teacher's alone.
+        said: its logits.
+    """
+    is_raised = probability > scores
+    raised = np.where(is_raised, probability, 0.5).astype(np.float64)
+    added: Floats = np.log(raised / (1 - raised)) - said
+    return np.where(is_raised, np.maximum(added, 0.0), 0.0).astype(np.float32)
 
 
 def one_of(probability: Floats, rest: int) -> Floats:

@@ -107,9 +107,12 @@ def test_a_teacher_s_answers_reach_their_windows(corpus: Corpus) -> None:
 def test_a_label_adds_to_an_answer_what_it_lacks() -> None:
     """In logits, and only where the target is higher than what the teacher said."""
     said = np.array([[-9.0, 2.0, 5.0, -20.0]], np.float32)
-    target = np.array([[CERTAIN, 0.5, CERTAIN, 0.0]], np.float32)
-    added = raised_by(target, said)
+    scores = 1 / (1 + np.exp(-said))
+    target = scores.copy()
+    target[0, 0] = CERTAIN
+    added = raised_by(target, scores, said)
     np.testing.assert_allclose(added, [[9 + np.log(CERTAIN / (1 - CERTAIN)), 0, 0, 0]], rtol=1e-5)
+    assert not raised_by(np.zeros_like(scores), scores, said).any()  # background is lowered
 
 
 def test_rare_classes_are_drawn_more_often(corpus: Corpus) -> None:
